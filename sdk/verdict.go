@@ -1,0 +1,107 @@
+package sdk
+
+import "fmt"
+
+// Action is what a plugin, a threshold or a failure policy wants to happen to
+// a message for one recipient. Actions are ordered by strength: where several
+// plugins of one stage disagree about a recipient the greatest Action wins.
+// The zero Action is Accept: "no objection".
+type Action uint8
+
+// The actions, weakest first.
+const (
+	Accept     Action = iota // no objection
+	Junk                     // deliver into the mailbox with special use \Junk; mailbox hops only
+	Quarantine               // take responsibility, but keep it from the recipient until released
+	Discard                  // take responsibility and drop it, with a trace
+	Defer                    // 451: the peer shall try again
+	Reject                   // 550: the peer is told no
+)
+
+var actionNames = [...]string{"accept", "junk", "quarantine", "discard", "defer", "reject"}
+
+// String returns the word used in TOML, JSON, traces and logs.
+func (a Action) String() string {
+	if int(a) < len(actionNames) {
+		return actionNames[a]
+	}
+	return fmt.Sprintf("action(%d)", uint8(a))
+}
+
+// ParseAction reads the word that String writes.
+func ParseAction(word string) (Action, error) {
+	for i, name := range actionNames {
+		if name == word {
+			return Action(i), nil
+		}
+	}
+	return Accept, fmt.Errorf("unknown action %q, expected accept, junk, quarantine, discard, defer or reject", word)
+}
+
+// MarshalText and UnmarshalText let an Action stand in TOML and JSON as its word.
+func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (a *Action) UnmarshalText(text []byte) error {
+	parsed, err := ParseAction(string(text))
+	*a = parsed
+	return err
+}
+
+// Reason is one cause of a verdict, in the words of the plugin.
+type Reason struct {
+	Symbol string  `json:"symbol"`          // short and stable: "GTUBE", "RBL_SPAMHAUS"
+	Score  float64 `json:"score,omitempty"` // its part of Verdict.Score; may be negative
+	Text   string  `json:"text,omitempty"`  // one sentence for a person
+}
+
+// Reply is what the peer is told on Defer and Reject (RFC 5321 section 4.2, RFC 3463).
+// The core replaces what is not a well-formed reply of the right class.
+type Reply struct {
+	Code     int    `json:"code"`     // 4xx for Defer, 5xx for Reject
+	Enhanced string `json:"enhanced"` // "5.7.1"
+	Text     string `json:"text"`     // one line of printable ASCII, at most 400 octets
+}
+
+// ChangeKind says what a Change does.
+type ChangeKind uint8
+
+// The kinds of change to header fields.
+const (
+	AddField     ChangeKind = iota + 1 // put a field in front of the header
+	ReplaceField                       // give the Index-th field of that name a new value
+	RemoveField                        // delete the Index-th field of that name
+)
+
+// Change is one change that a plugin asks for. The core applies the changes of
+// a stage in order after all of its plugins have answered, and attributes each
+// in the trace.
+type Change struct {
+	Kind  ChangeKind `json:"kind"`
+	Name  string     `json:"name"`            // field name (RFC 5322 section 2.2)
+	Value string     `json:"value,omitempty"` // unfolded; CR, LF and NUL are refused
+	Index int        `json:"index,omitempty"` // 1 is the first field of that name from the top, -1 the last; 0 with RemoveField: all
+}
+
+// Verdict is a plugin's opinion. The zero Verdict is "no objection".
+type Verdict struct {
+	Action     Action             `json:"action"`
+	Score      float64            `json:"score,omitempty"` // spam points; NaN and infinities are a plugin failure
+	Reasons    []Reason           `json:"reasons,omitempty"`
+	Detections []string           `json:"detections,omitempty"` // names of what was found; in anti-virus, on_infected then decides
+	Reply      *Reply             `json:"reply,omitempty"`
+	Changes    []Change           `json:"changes,omitempty"`
+	Tags       map[string]string  `json:"tags,omitempty"`       // for later stages and plugins
+	Recipients []RecipientVerdict `json:"recipients,omitempty"` // where it differs from the above
+}
+
+// RecipientVerdict replaces Action and Reply, and adds Score, Reasons and
+// Detections, for one recipient.
+type RecipientVerdict struct {
+	Recipient  string   `json:"recipient"` // exactly as in Envelope.Recipients
+	Action     Action   `json:"action"`
+	Score      float64  `json:"score,omitempty"`
+	Reasons    []Reason `json:"reasons,omitempty"`
+	Detections []string `json:"detections,omitempty"`
+	Reply      *Reply   `json:"reply,omitempty"`
+}
