@@ -1,0 +1,2 @@
+// Package account knows who exists and how they prove it.
+package account
