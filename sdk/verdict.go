@@ -73,6 +73,19 @@ const (
 	RemoveField                        // delete the Index-th field of that name
 )
 
+// String returns the word used in traces.
+func (k ChangeKind) String() string {
+	switch k {
+	case AddField:
+		return "add field"
+	case ReplaceField:
+		return "replace field"
+	case RemoveField:
+		return "remove field"
+	}
+	return fmt.Sprintf("change(%d)", uint8(k))
+}
+
 // Change is one change that a plugin asks for. The core applies the changes of
 // a stage in order after all of its plugins have answered, and attributes each
 // in the trace.
@@ -104,4 +117,5 @@ type RecipientVerdict struct {
 	Reasons    []Reason `json:"reasons,omitempty"`
 	Detections []string `json:"detections,omitempty"`
 	Reply      *Reply   `json:"reply,omitempty"`
+	Changes    []Change `json:"changes,omitempty"` // after Verdict.Changes, for this recipient alone
 }

@@ -1,0 +1,126 @@
+package pipeline
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/mime"
+)
+
+// MaxHeader is the largest header that is indexed, in octets; receive refuses
+// larger ones.
+const MaxHeader = 1 << 20
+
+// MaxVersions is how many different versions of one message may exist (RULES A4).
+const MaxVersions = 16
+
+// SetContent gives the message its octets and indexes the header. The message
+// owns the draft from then on.
+func (m *Message) SetContent(d *blob.Draft) error {
+	header, err := readHeader(d)
+	if err != nil {
+		return fmt.Errorf("read the header of %s: %w", m.ID, err)
+	}
+	m.Content = d
+	m.arrived = newVersion(header)
+	for _, r := range m.Recipients {
+		r.Version = m.arrived
+	}
+	return nil
+}
+
+// readHeader returns the header without the empty line that ends it.
+func readHeader(d *blob.Draft) ([]byte, error) {
+	octets := d.Bytes()
+	if octets == nil {
+		octets = make([]byte, min(d.Size(), MaxHeader+4))
+		if _, err := d.ReadAt(octets, 0); err != nil && err != io.EOF {
+			return nil, err
+		}
+	}
+	return octets[:mime.HeaderEnd(octets)], nil
+}
+
+// Arrived returns the header as it arrived.
+func (m *Message) Arrived() *Version { return m.arrived }
+
+// Change applies a change to the version of every recipient. Recipients that
+// shared a version go on sharing one.
+func (m *Message) Change(change func(*Version) (*Version, error)) error {
+	done := make(map[*Version]*Version, 1)
+	for _, r := range m.Recipients {
+		next, ok := done[r.Version]
+		if !ok {
+			var err error
+			if next, err = change(r.Version); err != nil {
+				return err
+			}
+			done[r.Version] = next
+		}
+		r.Version = next
+	}
+	return nil
+}
+
+// Front puts a finished field on top of every recipient's version.
+func (m *Message) Front(raw []byte) {
+	_ = m.Change(func(v *Version) (*Version, error) { return v.Front(raw), nil })
+}
+
+// Versions returns the different versions of the message and, for each
+// recipient, the index of its own.
+func (m *Message) Versions() (versions []*Version, of []int) {
+	of = make([]int, len(m.Recipients))
+	for i, r := range m.Recipients {
+		of[i] = -1
+		for k, v := range versions {
+			if v == r.Version {
+				of[i] = k
+			}
+		}
+		if of[i] < 0 {
+			of[i] = len(versions)
+			versions = append(versions, r.Version)
+		}
+	}
+	return versions, of
+}
+
+// Open returns the octets of a version: what plugins are asked about, and what
+// would be delivered if nothing changes it further.
+func (m *Message) Open(v *Version) (r io.Reader, size int64) {
+	variant := v.Variant(m.arrived)
+	size = variant.Size(m.Content.Size())
+	return io.NewSectionReader(variant.Reader(m.Content, m.Content.Size()), 0, size), size
+}
+
+// applyChanges applies what plugins asked for, each recipient its own list, and
+// keeps equal results shared.
+func (m *Message) applyChanges(changes [][]sdk.Change) error {
+	type key struct {
+		from *Version
+		list string
+	}
+	done := make(map[key]*Version, 1)
+	for i, r := range m.Recipients {
+		if len(changes[i]) == 0 {
+			continue
+		}
+		k := key{r.Version, fmt.Sprint(changes[i])}
+		next, ok := done[k]
+		if !ok {
+			var err error
+			if next, err = r.Version.Apply(changes[i]); err != nil {
+				return err
+			}
+			done[k] = next
+		}
+		r.Version = next
+	}
+	if versions, _ := m.Versions(); len(versions) > MaxVersions {
+		return fmt.Errorf("more than %d versions of one message", MaxVersions)
+	}
+	return nil
+}

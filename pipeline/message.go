@@ -1,0 +1,151 @@
+package pipeline
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/blob"
+)
+
+// Peer is what is known about the other side of a connection. It is fixed once
+// a transaction has begun.
+type Peer struct {
+	Listener string     // name of the listener in TOML
+	Session  string     // session ID, for logs
+	Addr     netip.Addr // client address after PROXY (RULES D3)
+	Name     string     // verified reverse name (RFC 8601 section 3 "iprev"), or ""
+	Helo     string     // argument of HELO, EHLO or LHLO
+	ESMTP    bool       // EHLO or LHLO rather than HELO
+	LMTP     bool       //
+	TLS      string     // "TLS 1.3", or "" without TLS
+	Cipher   string     // name of the cipher suite, or ""
+	Login    string     // address of the account that logged in, or ""
+}
+
+// SenderParams are the parameters of MAIL FROM that stay with the envelope.
+type SenderParams struct {
+	Size     int64  // RFC 1870; 0 if not said
+	Body     string // "7BIT", "8BITMIME" or "" (RFC 6152)
+	SMTPUTF8 bool   // RFC 6531
+	Ret      string // "FULL", "HDRS" or "" (RFC 3461 section 4.3)
+	EnvID    string // decoded (RFC 3461 section 4.4)
+}
+
+// RecipientParams are the parameters of RCPT TO that stay with the envelope.
+type RecipientParams struct {
+	Notify []string // "NEVER", or some of "SUCCESS", "FAILURE", "DELAY" (RFC 3461 section 4.1)
+	ORcpt  string   // "rfc822;user@example.test" as sent (RFC 3461 section 4.2), or ""
+}
+
+// Message is one message on its way through the stages. Until Commit it belongs
+// to one goroutine; the octets that arrived never change (RULES A4).
+type Message struct {
+	ID         storage.ID
+	Origin     sdk.Origin
+	Pipeline   string // name of the pipeline in TOML
+	Peer       *Peer
+	Received   time.Time // when the transaction began
+	Sender     string    // MAIL FROM without angle brackets; "" is the null sender
+	Params     SenderParams
+	Recipients []*Recipient
+	Content    *blob.Draft // header and body as they arrived, CRLF-canonical
+
+	Trace *trace.Trace
+	Score float64 // spam points of all phases so far
+	Tags  map[string]string
+
+	arrived *Version // the octets as they arrived
+}
+
+// Recipient is one RCPT TO, and what was decided about it.
+type Recipient struct {
+	Address  string // without angle brackets
+	Params   RecipientParams
+	Accounts []string // addresses of the local accounts it leads to, for plugins
+
+	Score   float64  // on top of Message.Score
+	Opinion Opinion  // the strongest so far
+	Version *Version // the message as this recipient shall get it
+	Hops    []Hop    // filled in by route
+}
+
+// Opinion is what was decided about one recipient, by whom, and why.
+type Opinion struct {
+	Action sdk.Action
+	Reply  Reply  // what the peer is told on Defer and Reject
+	Stage  string // who decided
+	Plugin string // "" when the stage decided by itself
+	Why    string // for the trace and the log
+}
+
+// Take lets o replace the recipient's opinion if it is stronger: reject > defer
+// > discard > quarantine > junk > accept (RULES A2). Of equals the first stays.
+func (r *Recipient) Take(o Opinion) {
+	if o.Action > r.Opinion.Action {
+		r.Opinion = o
+	}
+}
+
+// TakeAll is Take for every recipient of the message.
+func (m *Message) TakeAll(o Opinion) {
+	for _, r := range m.Recipients {
+		r.Take(o)
+	}
+}
+
+// HopKind says where a Hop leads.
+type HopKind uint8
+
+// The kinds of hop.
+const (
+	HopMailbox    HopKind = iota + 1 // a mailbox of a local account
+	HopQuarantine                    // kept until an administrator or the owner releases it
+	HopDiscard                       // nowhere, with a trace
+	HopBounce                        // a DSN to the sender (RULES A3 mixed = "bounce")
+)
+
+// String returns the word used in traces and in the queue's listing.
+func (k HopKind) String() string {
+	switch k {
+	case HopMailbox:
+		return "mailbox"
+	case HopQuarantine:
+		return "quarantine"
+	case HopDiscard:
+		return "discard"
+	case HopBounce:
+		return "bounce"
+	}
+	return "unknown"
+}
+
+// Hop is one place to which the queue takes a message for a recipient.
+type Hop struct {
+	Kind    HopKind
+	Account storage.AccountID // for HopMailbox
+	Address string            // the account's address, for Delivered-To and the trace
+	Junk    bool              // into the mailbox with special use \Junk instead of INBOX
+	Why     string            // for HopQuarantine, HopDiscard and HopBounce
+}
+
+// Envelope returns what plugins see of the envelope.
+func (m *Message) Envelope() sdk.Envelope {
+	e := sdk.Envelope{
+		ID: m.ID.String(), Origin: m.Origin, Received: m.Received,
+		Sender: m.Sender, Tags: m.Tags,
+		Recipients: make([]sdk.Recipient, len(m.Recipients)),
+	}
+	if p := m.Peer; p != nil {
+		e.Listener, e.ClientName, e.Helo, e.TLS, e.Login = p.Listener, p.Name, p.Helo, p.TLS, p.Login
+		if p.Addr.IsValid() {
+			e.ClientAddr = p.Addr.String()
+		}
+	}
+	for i, r := range m.Recipients {
+		e.Recipients[i] = sdk.Recipient{Address: r.Address, Accounts: r.Accounts}
+	}
+	return e
+}

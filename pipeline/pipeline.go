@@ -1,0 +1,268 @@
+// Package pipeline takes a message through the ordered stages and adds up what
+// they think of it.
+//
+// Promises: everything up to and including route runs while the peer waits,
+// within one deadline; Committer.Commit is the only moment at which Sluice takes
+// responsibility. Before it every failure is an SMTP reply and nothing is ours;
+// after it every failure is a retry or a bounce and nothing is lost. Opinions
+// are per recipient (RULES A2) and are folded into SMTP's one reply by RULES A3.
+// The octets that arrived never change (RULES A4).
+//
+// Start reading at Pipeline.Submit. The stages live in the directories of their
+// names; cmd/sluice/serve.go puts them together.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// Committer is the queue as the pipeline sees it. Commit takes responsibility
+// for every hop of every recipient: it returns nil only when the message is on
+// stable storage, in one batch. On an error nothing was committed. It owns
+// m.Content from the moment at which it returns nil.
+type Committer interface {
+	Commit(ctx context.Context, m *Message) error
+}
+
+// RecipientRouter answers RCPT: where the address leads, or why it is refused.
+// It fills in Recipient.Accounts and must not change anything else.
+type RecipientRouter interface {
+	Recipient(ctx context.Context, m *Message, r *Recipient) Reply
+}
+
+// Options are what a Pipeline is made of.
+type Options struct {
+	Name     string
+	Stages   []Stage // authenticate, anti-spam, anti-virus, route
+	Router   RecipientRouter
+	Queue    Committer
+	Mixed    Mixed         // "" is the origin's default
+	Deadline time.Duration // for all stages together; 60 s
+	MaxSize  int64         // octets, checked again after changes
+	Logger   *slog.Logger
+	Now      func() time.Time
+	Observe  func(stage string, took time.Duration, action sdk.Action) // metrics; may be nil
+}
+
+// Pipeline is the way of a message. All methods may be called from any goroutine.
+type Pipeline struct {
+	Options
+	deferred *deferrals
+}
+
+// New returns a pipeline ready for messages.
+func New(o Options) *Pipeline {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration, sdk.Action) {}
+	}
+	return &Pipeline{Options: o, deferred: newDeferrals()}
+}
+
+// Recipient decides about one RCPT and, if it is accepted, adds it to m.
+func (p *Pipeline) Recipient(ctx context.Context, m *Message, address string, params RecipientParams) Reply {
+	r := &Recipient{Address: address, Params: params}
+	if reply := p.Router.Recipient(ctx, m, r); !reply.OK() {
+		return reply
+	}
+	if m.Peer != nil && p.deferred.take(deferralOf(m.Sender, address, m.Peer.Addr), p.Now()) {
+		return ReplyNotNow
+	}
+	m.Recipients = append(m.Recipients, r)
+	return Reply{}
+}
+
+// Result is what the peer is told after the content.
+type Result struct {
+	Reply     Reply   // SMTP and submission
+	Each      []Reply // LMTP: one for each of Message.Recipients
+	Committed bool
+}
+
+// ErrAbandoned is the cause of a ctx whose peer has gone; nothing is committed
+// for it (RULES A11).
+var ErrAbandoned = errors.New("the peer has gone")
+
+// Submit takes a message whose content has arrived through the stages and
+// commits it. It owns m from then on. When ctx ends before the commit, nothing
+// is committed.
+func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
+	p.begin(m)
+	staged, cancel := context.WithTimeout(ctx, p.Deadline)
+	defer cancel()
+	p.runStages(staged, m)
+	p.checkSize(m)
+	mixed := mixedFor(p.Mixed, m.Origin)
+	decision := fold(m, mixed)
+	if ctx.Err() != nil {
+		return p.abandon(ctx, m)
+	}
+	if !decision.Commits() {
+		return p.refuse(m, &decision)
+	}
+	land(m, mixed)
+	return p.commit(ctx, m, &decision)
+}
+
+func (p *Pipeline) begin(m *Message) {
+	m.Trace = &trace.Trace{Head: headOf(m, p.Name)}
+	m.Pipeline = p.Name
+	m.Trace.Add(trace.Event{
+		At: p.Now(), Stage: StageReceive, Action: sdk.Accept.String(), Took: p.Now().Sub(m.Received),
+	})
+}
+
+func headOf(m *Message, pipeline string) trace.Head {
+	h := trace.Head{
+		ID: m.ID.String(), Received: m.Received, Origin: string(m.Origin), Pipeline: pipeline,
+		Sender: m.Sender, Size: m.Content.Size(), Recipients: make([]string, len(m.Recipients)),
+	}
+	for i, r := range m.Recipients {
+		h.Recipients[i] = r.Address
+	}
+	if f, ok := m.arrived.Get("Message-ID"); ok {
+		h.MessageID = f.Value()
+	}
+	if peer := m.Peer; peer != nil {
+		h.Listener, h.ClientName, h.Helo, h.TLS, h.Login = peer.Listener, peer.Name, peer.Helo, peer.TLS, peer.Login
+		if peer.Addr.IsValid() {
+			h.Client = peer.Addr.String()
+		}
+	}
+	return h
+}
+
+// runStages asks the stages in order until one fails or everybody is refused.
+func (p *Pipeline) runStages(ctx context.Context, m *Message) {
+	for _, stage := range p.Stages {
+		start := p.Now()
+		err := stage.Process(ctx, m)
+		if err == nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		took := p.Now().Sub(start)
+		if err != nil {
+			m.TakeAll(Opinion{Action: sdk.Defer, Reply: ReplyTryLater, Stage: stage.Name(), Why: err.Error()})
+			m.Trace.Add(trace.Event{At: p.Now(), Stage: stage.Name(), Action: sdk.Defer.String(), Text: err.Error(), Took: took})
+			p.Observe(stage.Name(), took, sdk.Defer)
+			p.Logger.Error("stage failed", "id", m.ID, "stage", stage.Name(), "action", "defer", "why", err)
+			return
+		}
+		strongest, all := m.strongest()
+		p.Observe(stage.Name(), took, strongest)
+		if all && strongest == sdk.Reject {
+			return
+		}
+	}
+}
+
+// strongest returns the strongest action among the recipients, and whether it is
+// everybody's.
+func (m *Message) strongest() (action sdk.Action, all bool) {
+	n := 0
+	for _, r := range m.Recipients {
+		switch {
+		case r.Opinion.Action > action:
+			action, n = r.Opinion.Action, 1
+		case r.Opinion.Action == action:
+			n++
+		}
+	}
+	return action, n == len(m.Recipients)
+}
+
+// checkSize refuses what changes have made larger than the limit.
+func (p *Pipeline) checkSize(m *Message) {
+	if p.MaxSize <= 0 {
+		return
+	}
+	for _, r := range m.Recipients {
+		if r.Version == m.arrived {
+			continue
+		}
+		if size := r.Version.Variant(m.arrived).Size(m.Content.Size()); size > p.MaxSize+MaxHeader {
+			r.Take(Opinion{
+				Action: sdk.Reject, Stage: StageRoute, Why: fmt.Sprintf("%d octets after changes", size),
+				Reply: Reply{552, "5.3.4", "The message is too large"},
+			})
+		}
+	}
+}
+
+func (p *Pipeline) abandon(ctx context.Context, m *Message) Result {
+	m.Content.Discard()
+	p.Logger.Info("message abandoned", "id", m.ID, "stage", StageReceive, "action", "abandoned", "why", context.Cause(ctx))
+	return Result{Reply: ReplyTryLater, Each: same(m, ReplyTryLater)}
+}
+
+func (p *Pipeline) refuse(m *Message, d *Decision) Result {
+	m.Content.Discard()
+	for _, i := range d.Deferred {
+		if m.Peer != nil {
+			p.deferred.add(deferralOf(m.Sender, m.Recipients[i].Address, m.Peer.Addr), p.Now())
+		}
+	}
+	p.logFate(m)
+	return Result{Reply: d.Reply.Clean(), Each: d.Each}
+}
+
+func (p *Pipeline) commit(ctx context.Context, m *Message, d *Decision) Result {
+	if err := p.Queue.Commit(ctx, m); err != nil {
+		m.Content.Discard()
+		reply := ReplyTryLater
+		if errors.Is(err, kv.ErrFull) {
+			reply = ReplyDiskFull
+		}
+		p.Logger.Error("commit failed", "id", m.ID, "stage", StageQueue, "action", "defer", "why", err)
+		return Result{Reply: reply, Each: same(m, reply)}
+	}
+	p.logFate(m)
+	ok := accepted(m.ID.String())
+	for i := range d.Each {
+		if d.Each[i].Code == 0 {
+			d.Each[i] = ok
+		}
+	}
+	return Result{Reply: ok, Each: d.Each, Committed: true}
+}
+
+func same(m *Message, r Reply) []Reply {
+	each := make([]Reply, len(m.Recipients))
+	for i := range each {
+		each[i] = r
+	}
+	return each
+}
+
+// logFate writes one line for a message whose fate has changed, and one for each
+// recipient whose fate is another.
+func (p *Pipeline) logFate(m *Message) {
+	strongest, all := m.strongest()
+	if all {
+		o := m.Recipients[0].Opinion
+		p.Logger.Info("message", "id", m.ID, "stage", orStage(o.Stage), "action", strongest.String(), "why", o.Why,
+			"from", m.Sender, "recipients", len(m.Recipients), "size", m.Content.Size())
+		return
+	}
+	for _, r := range m.Recipients {
+		p.Logger.Info("message", "id", m.ID, "stage", orStage(r.Opinion.Stage), "action", r.Opinion.Action.String(),
+			"why", r.Opinion.Why, "from", m.Sender, "to", r.Address)
+	}
+}
+
+func orStage(s string) string {
+	if s == "" {
+		return StageQueue
+	}
+	return s
+}

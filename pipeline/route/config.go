@@ -1,0 +1,103 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sluicemail/sluice/pipeline"
+)
+
+// Config is [pipeline.NAME.route].
+type Config struct {
+	Plugins []string `toml:"plugins" doc:"names of the plugins that may decide where a message goes; not available yet, must be empty"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config { return Config{} }
+
+// Validate reports router plugins, which this version cannot ask.
+func (c *Config) Validate() error {
+	if len(c.Plugins) > 0 {
+		return &pipeline.FieldError{Key: "plugins", Problem: "this version cannot ask plugins in route yet, expected an empty list"}
+	}
+	return nil
+}
+
+// Domain is [domain."NAME"]: mail for it is delivered here.
+type Domain struct {
+	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes"`
+	CatchAll   AddressList            `toml:"catch_all" doc:"address, or list of addresses, for local parts that nobody has; empty: they are refused"`
+	Subaddress string                 `toml:"subaddress" doc:"what divides the mailbox from a detail after it (RFC 5233): user+detail; empty: off"`
+	SendAs     map[string]AddressList `toml:"send_as" doc:"account address = further addresses that it may send from"`
+}
+
+// DefaultDomain returns the defaults of a domain's table.
+func DefaultDomain() Domain { return Domain{Subaddress: "+"} }
+
+// Validate reports what is wrong with a domain's table by itself; loops and
+// targets that do not exist are found by Table.Check.
+func (d *Domain) Validate() error {
+	var problems []error
+	bad := func(key, format string, args ...any) {
+		problems = append(problems, &pipeline.FieldError{Key: key, Problem: fmt.Sprintf(format, args...)})
+	}
+	for local, targets := range d.Aliases {
+		if local == "" || strings.ContainsAny(local, "@ \t\r\n<>") {
+			bad("aliases."+local, "%q is not a local part, expected what stands before the @", local)
+		}
+		checkTargets("aliases."+local, targets, bad)
+		if len(targets) == 0 {
+			bad("aliases."+local, "leads nowhere, expected an address or a list of addresses")
+		}
+	}
+	checkTargets("catch_all", d.CatchAll, bad)
+	for account, list := range d.SendAs {
+		checkTargets("send_as."+account, list, bad)
+	}
+	if len(d.Subaddress) > 1 || strings.ContainsAny(d.Subaddress, "@.<> \t") {
+		bad("subaddress", "%q can't divide a local part, expected one character such as \"+\" or \"-\", or \"\" for off", d.Subaddress)
+	}
+	return errors.Join(problems...)
+}
+
+func checkTargets(key string, targets AddressList, bad func(string, string, ...any)) {
+	const limit = 1000
+	if len(targets) > limit {
+		bad(key, "has %d addresses, expected at most %d", len(targets), limit)
+	}
+	for _, t := range targets {
+		if _, _, err := split(t); err != nil {
+			bad(key, "%q is not an address, expected local-part@domain", t)
+		}
+	}
+}
+
+// AddressList is an address or a list of addresses in TOML; the empty string is
+// the empty list.
+type AddressList []string
+
+// UnmarshalTOML accepts a string or a list of strings.
+func (l *AddressList) UnmarshalTOML(value any) error {
+	*l = nil
+	switch v := value.(type) {
+	case string:
+		if v != "" {
+			*l = AddressList{v}
+		}
+		return nil
+	case []any:
+		for _, item := range v {
+			s, ok := item.(string)
+			if !ok {
+				return fmt.Errorf("a list with %v in it, expected addresses", item)
+			}
+			*l = append(*l, s)
+		}
+		return nil
+	}
+	return fmt.Errorf("%v is neither an address nor a list of addresses", value)
+}
+
+// MarshalText writes a list of at most one address as a string, for examples.
+func (l AddressList) MarshalText() ([]byte, error) { return []byte(strings.Join(l, ", ")), nil }
