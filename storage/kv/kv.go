@@ -30,6 +30,7 @@ var (
 	ErrNotFound = errors.New("key not found")
 	ErrClosed   = errors.New("store is closed")
 	ErrFull     = errors.New("not enough free space on the disk")
+	ErrBusy     = errors.New("store is catching up with earlier writes")
 )
 
 // Engine is an open store. All methods may be called from any goroutine.
@@ -43,6 +44,17 @@ type Engine interface {
 	// WaitDurable returns nil when everything up to p is on stable storage. An
 	// error means that this is not known; a later call for the same p may succeed.
 	WaitDurable(ctx context.Context, p Pos) error
+
+	// Tail returns a position that covers every batch whose changes a read that
+	// ended before the call can have seen, also those whose Apply has not returned
+	// yet. Waiting for it therefore makes everything durable that was read. It
+	// never blocks.
+	Tail() Pos
+
+	// Admit says whether new mail should be taken now: nil, ErrFull below the
+	// configured free space, or ErrBusy while writes are stalled. It is cheap and
+	// never blocks; Apply does not ask it, so that deletions always work.
+	Admit() error
 
 	// Snapshot returns a view that later batches do not change.
 	Snapshot(ctx context.Context) (Snapshot, error)

@@ -1,0 +1,247 @@
+package blob
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+)
+
+// Variant says how octets differ from those that arrived, which never change
+// (RULES A4): fields in front, and parts of the header replaced. The zero Variant
+// is what arrived.
+type Variant struct {
+	Front []byte
+	Edits []Edit // ascending, not overlapping
+}
+
+// Edit replaces Len octets at Off of the base with With; an empty With deletes.
+type Edit struct {
+	Off, Len int64
+	With     []byte
+}
+
+// The stored form of a Variant begins with a version. Flags leave room for a
+// replaced body, which will bring a reference to its content.
+const (
+	variantVersion = 1
+	variantFlags   = 0
+)
+
+// The bounds of a Variant; a message's header is smaller.
+const (
+	maxEdits = 10000
+	maxFront = 1 << 20
+)
+
+var errVariant = errors.New("decode variant: broken")
+
+// IsZero says that v is the base as it is.
+func (v Variant) IsZero() bool { return len(v.Front) == 0 && len(v.Edits) == 0 }
+
+// AppendBinary appends the stored form of v: version, flags, Front with its
+// length, the number of edits, and of each the distance from the end of the one
+// before, Len, and With with its length; numbers as varints.
+func (v Variant) AppendBinary(b []byte) []byte {
+	b = append(b, variantVersion, variantFlags)
+	b = appendBytes(b, v.Front)
+	b = binary.AppendUvarint(b, uint64(len(v.Edits)))
+	end := int64(0)
+	for _, e := range v.Edits {
+		b = binary.AppendUvarint(b, uint64(e.Off-end))
+		b = binary.AppendUvarint(b, uint64(e.Len))
+		b = appendBytes(b, e.With)
+		end = e.Off + e.Len
+	}
+	return b
+}
+
+func appendBytes(b, p []byte) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(p))), p...)
+}
+
+// DecodeVariant reads a Variant from the front of b and returns what follows it.
+// The Variant shares memory with b.
+func DecodeVariant(b []byte) (Variant, []byte, error) {
+	if len(b) < 2 {
+		return Variant{}, nil, errVariant
+	}
+	if b[0] != variantVersion || b[1] != variantFlags {
+		return Variant{}, nil, fmt.Errorf("decode variant: this release does not know version %d with flags %#x", b[0], b[1])
+	}
+	d := decoder{b: b[2:]}
+	v := Variant{Front: d.bytes(maxFront)}
+	n := d.number(maxEdits)
+	if d.bad || n > int64(len(d.b)) { // an edit takes three octets
+		return Variant{}, nil, errVariant
+	}
+	if n > 0 {
+		v.Edits = make([]Edit, 0, n)
+	}
+	end := int64(0)
+	for range n {
+		e := Edit{Off: end + d.number(1<<48), Len: d.number(1 << 48), With: d.bytes(maxFront)}
+		if end = e.Off + e.Len; d.bad || end > 1<<60 {
+			return Variant{}, nil, errVariant
+		}
+		v.Edits = append(v.Edits, e)
+	}
+	if d.bad {
+		return Variant{}, nil, errVariant
+	}
+	return v, d.b, nil
+}
+
+// decoder reads from the front of b until something is wrong.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) number(limit int64) int64 {
+	n, l := binary.Uvarint(d.b)
+	if d.bad || l <= 0 || n > uint64(limit) {
+		d.bad = true
+		return 0
+	}
+	d.b = d.b[l:]
+	return int64(n)
+}
+
+func (d *decoder) bytes(limit int64) []byte {
+	n := d.number(limit)
+	if d.bad || n > int64(len(d.b)) {
+		d.bad = true
+		return nil
+	}
+	if n == 0 {
+		return nil
+	}
+	p := d.b[:n:n]
+	d.b = d.b[n:]
+	return p
+}
+
+// WithFront returns v with more octets before its own Front, such as the fields
+// of one mailbox (Return-Path, Delivered-To). v is not changed.
+func (v Variant) WithFront(front []byte) Variant {
+	if len(front) > 0 {
+		v.Front = slices.Concat(front, v.Front)
+	}
+	return v
+}
+
+// Size returns the number of octets of v over a base of that many.
+func (v Variant) Size(base int64) int64 {
+	size := base + int64(len(v.Front))
+	for _, e := range v.Edits {
+		size += int64(len(e.With)) - e.Len
+	}
+	return size
+}
+
+// Validate says whether v can stand on a base of size octets.
+func (v Variant) Validate(size int64) error {
+	end := int64(0)
+	for i, e := range v.Edits {
+		if e.Off < end || e.Len < 0 || e.Off > size || e.Len > size-e.Off {
+			return fmt.Errorf("variant: edit %d of %d octets at %d does not fit a base of %d", i, e.Len, e.Off, size)
+		}
+		end = e.Off + e.Len
+	}
+	return nil
+}
+
+// Reader reads v over a base of size octets without copying it. It is safe for
+// use from several goroutines if base is.
+func (v Variant) Reader(base io.ReaderAt, size int64) (*VariantReader, error) {
+	if err := v.Validate(size); err != nil {
+		return nil, err
+	}
+	r := &VariantReader{base: base}
+	r.pieces = r.few[:0]
+	r.add(v.Front, 0, int64(len(v.Front)))
+	pos := int64(0)
+	for _, e := range v.Edits {
+		r.add(nil, pos, e.Off-pos)
+		r.add(e.With, 0, int64(len(e.With)))
+		pos = e.Off + e.Len
+	}
+	r.add(nil, pos, size-pos)
+	return r, nil
+}
+
+// VariantReader is the octets of a Variant.
+type VariantReader struct {
+	base   io.ReaderAt
+	pieces []piece
+	few    [4]piece // pieces, as long as they are few
+	size   int64
+}
+
+// piece is a run of octets, in memory or in the base.
+type piece struct {
+	at  int64  // where it begins in the whole
+	mem []byte // nil: in the base
+	off int64  // there
+}
+
+func (r *VariantReader) add(mem []byte, off, n int64) {
+	if n > 0 {
+		r.pieces = append(r.pieces, piece{r.size, mem, off})
+		r.size += n
+	}
+}
+
+// Size returns the number of octets.
+func (r *VariantReader) Size() int64 { return r.size }
+
+// Section returns a reader of n octets from off on.
+func (r *VariantReader) Section(off, n int64) *io.SectionReader {
+	return io.NewSectionReader(r, off, n)
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *VariantReader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read variant: negative offset %d", off)
+	}
+	if off >= r.size {
+		return 0, io.EOF
+	}
+	i := sort.Search(len(r.pieces), func(i int) bool { return r.pieces[i].at > off }) - 1
+	n := 0
+	for ; i < len(r.pieces) && n < len(p); i++ {
+		end := r.size
+		if i+1 < len(r.pieces) {
+			end = r.pieces[i+1].at
+		}
+		skip := off + int64(n) - r.pieces[i].at
+		want := p[n:min(int64(len(p)), int64(n)+end-r.pieces[i].at-skip)]
+		k, err := r.readPiece(r.pieces[i], skip, want)
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (r *VariantReader) readPiece(pc piece, skip int64, p []byte) (int, error) {
+	if pc.mem != nil {
+		return copy(p, pc.mem[skip:]), nil
+	}
+	n, err := r.base.ReadAt(p, pc.off+skip)
+	if n == len(p) {
+		return n, nil
+	}
+	if err == nil || err == io.EOF { // the base is shorter than was said
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}

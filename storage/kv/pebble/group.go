@@ -1,0 +1,141 @@
+package pebble
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// group turns many waits for durability into few syncs. The goroutine that waits
+// does the sync itself if none is running (the leader); those who come meanwhile
+// form the next round, whose first member leads it when this one is over. So a
+// lone writer pays no hop between goroutines, and under load each sync covers
+// everything that was applied while the one before it ran.
+type group struct {
+	sync   func() error
+	failed <-chan struct{} // closed when the engine cannot go on
+
+	busy    atomic.Int64  // batches between begin and end
+	applied atomic.Uint64 // the last position given out
+	durable atomic.Uint64 // everything up to it is on the disk
+	syncs   atomic.Int64
+
+	mu   sync.Mutex
+	cur  *round // syncing now
+	next *round // waits for cur to end
+}
+
+// round is one sync and those who wait for it.
+type round struct {
+	target uint64        // covers positions up to it; set when the sync starts
+	lead   chan struct{} // closed when its first member may lead
+	done   chan struct{} // closed at its end; made by the first who waits
+	err    error         // valid after done
+}
+
+func (g *group) init(sync func() error, failed <-chan struct{}) {
+	g.sync, g.failed = sync, failed
+}
+
+func (g *group) begin() { g.busy.Add(1) }
+
+// end gives the batch that was applied since begin its position. The order of the
+// two steps matters to tail.
+func (g *group) end() kv.Pos {
+	p := g.applied.Add(1)
+	g.busy.Add(-1)
+	return kv.Pos(p)
+}
+
+// tail covers what was visible before the call. A batch is visible a moment
+// before it has its position; if any is in that state a new position is taken,
+// and any sync for it must start later than now.
+func (g *group) tail() kv.Pos {
+	if g.busy.Load() == 0 {
+		return kv.Pos(g.applied.Load())
+	}
+	return kv.Pos(g.applied.Add(1))
+}
+
+func (g *group) isDurable(p kv.Pos) bool { return uint64(p) <= g.durable.Load() }
+
+// wait returns nil when p is durable. The leader of a round does not heed ctx:
+// others wait for it, and it is done after two syncs at the latest.
+func (g *group) wait(ctx context.Context, p kv.Pos) error {
+	g.mu.Lock()
+	if g.isDurable(p) {
+		g.mu.Unlock()
+		return nil
+	}
+	if g.cur == nil && g.next == nil {
+		r := &round{}
+		g.start(r)
+		g.mu.Unlock()
+		return g.run(r)
+	}
+	if r := g.cur; r != nil && uint64(p) <= r.target {
+		return g.join(ctx, r)
+	}
+	if g.next != nil {
+		return g.join(ctx, g.next)
+	}
+	r := &round{lead: make(chan struct{})}
+	g.next = r
+	g.mu.Unlock()
+	select {
+	case <-r.lead:
+	case <-g.failed:
+		return errFailed
+	}
+	g.mu.Lock()
+	g.next = nil
+	g.start(r)
+	g.mu.Unlock()
+	return g.run(r)
+}
+
+// join waits for r; it is called with the lock held and returns without.
+func (g *group) join(ctx context.Context, r *round) error {
+	if r.done == nil {
+		r.done = make(chan struct{})
+	}
+	done := r.done
+	g.mu.Unlock()
+	select {
+	case <-done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.failed:
+		return errFailed
+	}
+}
+
+// start makes r the running round; called with the lock held.
+func (g *group) start(r *round) {
+	r.target = g.applied.Load()
+	g.cur = r
+}
+
+// run does the sync of r, tells its members and lets the next round begin.
+func (g *group) run(r *round) error {
+	err := g.sync()
+	g.syncs.Add(1)
+	g.mu.Lock()
+	r.err = err
+	if err == nil && r.target > g.durable.Load() {
+		g.durable.Store(r.target)
+	}
+	g.cur = nil
+	if g.next != nil {
+		close(g.next.lead)
+	}
+	done := r.done
+	g.mu.Unlock()
+	if done != nil {
+		close(done)
+	}
+	return err
+}

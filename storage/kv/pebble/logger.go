@@ -1,0 +1,55 @@
+package pebble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+)
+
+var errFailed = errors.New("the store failed and the process is about to end")
+
+// FatalError is what Options.Fatal receives: the log or the manifest could not be
+// written, or the tree is not what it should be.
+type FatalError struct{ Msg string }
+
+func (e *FatalError) Error() string { return "store failed: " + e.Msg }
+
+// logger passes Pebble's lines to slog, and its last one to Options.Fatal.
+type logger struct {
+	slog   *slog.Logger
+	fatal  func(error)
+	once   sync.Once
+	failed chan struct{}
+}
+
+func newLogger(l *slog.Logger, fatal func(error)) *logger {
+	return &logger{slog: l, fatal: fatal, failed: make(chan struct{})}
+}
+
+// Infof logs at level debug: flushes and compactions are metrics, not events.
+func (l *logger) Infof(format string, args ...any) {
+	if l.slog.Enabled(context.Background(), slog.LevelDebug) {
+		l.slog.Debug("store: " + fmt.Sprintf(format, args...))
+	}
+}
+
+func (l *logger) Errorf(format string, args ...any) {
+	l.slog.Error("store: " + fmt.Sprintf(format, args...))
+}
+
+// Fatalf ends the process. Pebble relies on it not returning: what it holds in
+// memory and what is on the disk are no longer the same, and a sync that failed
+// must not be tried again.
+func (l *logger) Fatalf(format string, args ...any) {
+	err := &FatalError{Msg: fmt.Sprintf(format, args...)}
+	l.once.Do(func() { close(l.failed) })
+	if l.fatal != nil {
+		l.fatal(err)
+		panic(err) // Options.Fatal returned although it must not
+	}
+	l.slog.Error("store: cannot go on, ending the process", "err", err)
+	os.Exit(1)
+}
