@@ -40,6 +40,9 @@ func ParseDuration(s string) (Duration, error) {
 	if strings.HasPrefix(text, "-") || strings.HasPrefix(text, "+") {
 		return 0, fmt.Errorf("the duration %q has a sign", clip(s))
 	}
+	if n, err := decimal(text); err == nil && n != 0 {
+		return 0, fmt.Errorf("%q has no unit", clip(s))
+	}
 	days, rest, err := leadingDays(text)
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a duration: %w", clip(s), err)

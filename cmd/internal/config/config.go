@@ -1,0 +1,129 @@
+package config
+
+import (
+	"path/filepath"
+
+	"github.com/sluicemail/sluice/pipeline/listen"
+	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/pipeline/units"
+)
+
+// Config is sluice.toml: every room's Config side by side.
+type Config struct {
+	Hostname    string     `toml:"hostname" doc:"this server's full name in greetings, Received fields and Message-IDs; unset: what the machine calls itself"`
+	DataDir     string     `toml:"data_dir" sluice:"path" doc:"where everything is kept: the store, the queue, plugins' state, the control socket"`
+	User        string     `toml:"user" doc:"started as root, become this user once the ports are open; empty: stay who we are"`
+	PluginUser  string     `toml:"plugin_user" doc:"started as root, run plugins as this user; empty: as the server's own user"`
+	Postmaster  string     `toml:"postmaster" doc:"where mail for <Postmaster> without a domain goes; empty: postmaster at the only domain"`
+	MaxBuffered units.Size `toml:"max_buffered" doc:"memory for message content of all transactions together; beyond it content goes to files"`
+	MinFree     units.Size `toml:"min_free" doc:"refuse new mail when the disk has less left; 0: 1 GiB or four memtables, whichever is more"`
+
+	TLS      TLS                           `toml:"tls" doc:"the certificate that listeners show; without this table one is made in data_dir, signed by itself"`
+	Log      Log                           `toml:"log" doc:"what is logged to standard error, and how"`
+	DNS      resolver.Config               `toml:"dns" doc:"who is asked for names"`
+	Listener map[string]*Listener          `toml:"listener" doc:"a port that we listen on, under a name of your own"`
+	Domain   map[string]*Domain            `toml:"domain" doc:"a domain whose mail is delivered here"`
+	Relay    map[string]*Relay             `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
+	Forward  Forward                       `toml:"forward" doc:"how mail that an alias sends elsewhere leaves"`
+	Plugin   map[string]*pluginhost.Config `toml:"plugin" doc:"a plugin process, under the name by which pipelines ask for it"`
+	Pipeline map[string]*Pipeline          `toml:"pipeline" doc:"the seven stages' settings; inbound and outbound exist unwritten"`
+
+	Path     string   `toml:"-"` // the file it was read from, "" if none
+	Warnings Problems `toml:"-"`
+
+	src *source
+}
+
+// TLS is [tls].
+type TLS struct {
+	Certificate string `toml:"certificate" sluice:"path" doc:"certificate chain in PEM, this server's own first"`
+	Key         string `toml:"key" sluice:"path" doc:"its private key in PEM"`
+}
+
+// Log is [log].
+type Log struct {
+	Level  string `toml:"level" oneof:"debug info warn error" doc:"the least important line that is written: debug, info, warn or error"`
+	Format string `toml:"format" oneof:"text json" doc:"text (key=value) or json (an object a line)"`
+}
+
+// Listener is [listener.NAME]. What all protocols have in common belongs to package listen.
+type Listener struct {
+	Protocol   string `toml:"protocol" oneof:"smtp submission lmtp imap pop3 admin" doc:"smtp (mail from other servers), submission (mail from our users), lmtp, imap, pop3 or admin"`
+	Address    string `toml:"address" doc:"\"host:port\"; port 0 takes a free one, and the line msg=ready says which"`
+	TLS        string `toml:"tls" oneof:"none starttls implicit" doc:"none, starttls (the client asks for it) or implicit (from the first octet)"`
+	Pipeline   string `toml:"pipeline" doc:"smtp, submission and lmtp: the pipeline that mail goes through; unset: outbound for submission, else inbound"`
+	AllowPlain bool   `toml:"allow_plaintext_login" doc:"submission, imap and pop3: allow passwords without TLS; true only makes sense on loopback"`
+	listen.Config
+}
+
+// Domain is [domain."NAME"]. Who gets its mail belongs to package route.
+type Domain struct {
+	Accept string `toml:"accept" oneof:"local relay" doc:"local (delivered here) or relay (a backup MX: passed on by [relay])"`
+	route.Domain
+}
+
+// Relay is [relay."DOMAIN"].
+type Relay struct {
+	Hosts    []string `toml:"hosts" doc:"\"name:port\", port 25 if left out; tried in order, without an MX look-up"`
+	TLS      string   `toml:"tls" oneof:"opportunistic require verify none implicit" doc:"opportunistic, require (any certificate), verify (a valid one), none or implicit"`
+	Username string   `toml:"username" doc:"to log in with; empty: no login"`
+	Password string   `toml:"password" sluice:"secret" doc:"\"@FILE\" or \"$NAME\" keeps it out of this file"`
+}
+
+// Forward is [forward].
+type Forward struct {
+	SRSDomain  string   `toml:"srs_domain" doc:"one of our domains under which the sender of forwarded mail is rewritten (SRS); empty: the sender stays"`
+	SRSSecrets []string `toml:"srs_secrets" sluice:"secret" doc:"one secret, or two while they are changed: the first signs, both are taken"`
+}
+
+// Default returns what an empty file means: no listener, no domain, and both unwritten pipelines.
+func Default() *Config {
+	return &Config{
+		DataDir:     "data",
+		MaxBuffered: 64 * units.MB,
+		Log:         Log{Level: "info", Format: "text"},
+		DNS:         resolver.DefaultConfig(),
+		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
+	}
+}
+
+// setDefaults fills a named table that the file begins with what holds for the keys that it does not set. values are the
+// keys that it does set.
+func setDefaults(table any, name string, values map[string]any) {
+	switch t := table.(type) {
+	case *Listener:
+		protocol, _ := values["protocol"].(string)
+		*t = *DefaultListener(protocol)
+	case *Domain:
+		*t = *DefaultDomain()
+	case *Relay:
+		t.TLS = "opportunistic"
+	case *Pipeline:
+		*t = *DefaultPipeline()
+	case *pluginhost.Config:
+		*t = pluginhost.DefaultConfig()
+		t.Name = name
+	}
+}
+
+// DefaultListener returns a listener of that protocol as an otherwise empty table means it (RULES D3).
+func DefaultListener(protocol string) *Listener {
+	l := &Listener{Protocol: protocol, TLS: "starttls", Config: listen.DefaultConfig()}
+	switch protocol {
+	case "smtp", "lmtp":
+		l.Pipeline = "inbound"
+	case "submission":
+		l.Pipeline = "outbound"
+	case "admin":
+		l.TLS = "none"
+	}
+	return l
+}
+
+// DefaultDomain returns a domain as an empty table means it.
+func DefaultDomain() *Domain { return &Domain{Accept: "local", Domain: route.DefaultDomain()} }
+
+// LockFile is the file whose lock says who has the store open.
+func (c *Config) LockFile() string { return filepath.Join(c.DataDir, "lock") }

@@ -1,0 +1,76 @@
+package interop
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// binDir is where built programs are; TestMain makes and removes it.
+var binDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "sluice-interop-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// sluiceProgram builds the program once. With the race detector in the test, it
+// is in the program too.
+var sluiceProgram = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("SLUICE_BIN"); path != "" {
+		return filepath.Abs(path)
+	}
+	return build("sluice", "github.com/sluicemail/sluice/cmd/sluice")
+})
+
+// build compiles a package of this module and returns the program's path.
+func build(name, pkg string, flags ...string) (string, error) {
+	path := filepath.Join(binDir, name)
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	args = append(append(args, flags...), pkg)
+	out, err := exec.Command("go", args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return path, nil
+}
+
+func sluicePath(t testing.TB) string {
+	t.Helper()
+	path, err := sluiceProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// peer finds a mail program of a Debian package. Without it the test is skipped,
+// or fails under INTEROP=require.
+func peer(t testing.TB, program, pkg string) string {
+	t.Helper()
+	if path, err := exec.LookPath(program); err == nil {
+		return path
+	}
+	if path, err := exec.LookPath(filepath.Join("/usr/sbin", program)); err == nil {
+		return path
+	}
+	const missing = "%s is missing: apt-get install -y --no-install-recommends %s"
+	if os.Getenv("INTEROP") == "require" {
+		t.Fatalf(missing, program, pkg)
+	}
+	t.Skipf(missing, program, pkg)
+	return ""
+}
