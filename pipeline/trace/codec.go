@@ -2,35 +2,29 @@ package trace
 
 import (
 	"encoding/binary"
-	"errors"
-	"math"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/internal/codec"
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// The stored form: an octet with the version of the form, then each field in
-// the order of the struct. Strings are an unsigned varint length and octets;
-// times are varint nanoseconds since 1970; lists are a length and their items.
-// JSON would take ten times as long, and a trace is written for each message.
+// form is the version of the stored form: the first octet of a record, before
+// each field in the order of the struct.
 const form = 1
-
-var errForm = errors.New("not a stored trace of a form that this version reads")
 
 // AppendHead appends the stored form of h.
 func AppendHead(b []byte, h *Head) []byte {
-	b = append(b, form)
-	b = appendString(b, h.ID)
-	b = appendTime(b, h.Received)
+	b = codec.AppendString(append(b, form), h.ID)
+	b = codec.AppendTime(b, h.Received)
 	for _, s := range h.strings() {
-		b = appendString(b, *s)
+		b = codec.AppendString(b, *s)
 	}
-	b = appendStrings(b, h.Recipients)
+	b = codec.AppendStrings(b, h.Recipients)
 	return binary.AppendVarint(b, h.Size)
 }
 
-func (h *Head) strings() []*string {
-	return []*string{
+func (h *Head) strings() [10]*string {
+	return [10]*string{
 		&h.Origin, &h.Pipeline, &h.Listener, &h.Client, &h.ClientName, &h.Helo,
 		&h.TLS, &h.Login, &h.Sender, &h.MessageID,
 	}
@@ -38,25 +32,20 @@ func (h *Head) strings() []*string {
 
 // DecodeHead reads what AppendHead wrote.
 func DecodeHead(b []byte) (Head, error) {
-	d := decoder{rest: b}
-	var h Head
-	if d.octet() != form {
-		return h, errForm
-	}
-	h.ID = d.str()
-	h.Received = d.time()
+	d := codec.NewDecoder(b)
+	d.Form(form)
+	h := Head{ID: d.String(), Received: d.Time()}
 	for _, s := range h.strings() {
-		*s = d.str()
+		*s = d.String()
 	}
-	h.Recipients = d.strs()
-	h.Size = d.varint()
-	return h, d.err
+	h.Recipients = d.Strings()
+	h.Size = d.Varint()
+	return h, d.Err()
 }
 
 // AppendEvents appends the stored form of events.
 func AppendEvents(b []byte, events []Event) []byte {
-	b = append(b, form)
-	b = binary.AppendUvarint(b, uint64(len(events)))
+	b = binary.AppendUvarint(append(b, form), uint64(len(events)))
 	for i := range events {
 		b = appendEvent(b, &events[i])
 	}
@@ -64,141 +53,50 @@ func AppendEvents(b []byte, events []Event) []byte {
 }
 
 func appendEvent(b []byte, e *Event) []byte {
-	b = appendTime(b, e.At)
-	b = appendString(b, e.Stage)
-	b = appendString(b, e.Plugin)
-	b = appendString(b, e.Version)
-	b = appendString(b, e.Recipient)
-	b = appendString(b, e.Action)
-	b = appendFloat(b, e.Score)
+	b = codec.AppendTime(b, e.At)
+	b = codec.AppendString(b, e.Stage)
+	b = codec.AppendString(b, e.Plugin)
+	b = codec.AppendString(b, e.Version)
+	b = codec.AppendString(b, e.Recipient)
+	b = codec.AppendString(b, e.Action)
+	b = codec.AppendFloat(b, e.Score)
 	b = binary.AppendUvarint(b, uint64(len(e.Reasons)))
 	for _, r := range e.Reasons {
-		b = appendString(b, r.Symbol)
-		b = appendFloat(b, r.Score)
-		b = appendString(b, r.Text)
+		b = codec.AppendString(b, r.Symbol)
+		b = codec.AppendFloat(b, r.Score)
+		b = codec.AppendString(b, r.Text)
 	}
-	b = appendStrings(b, e.Detections)
-	b = appendStrings(b, e.Changes)
+	b = codec.AppendStrings(b, e.Detections)
+	b = codec.AppendStrings(b, e.Changes)
 	b = binary.AppendVarint(b, int64(e.Took))
-	return appendString(b, e.Text)
+	return codec.AppendString(b, e.Text)
 }
 
 // DecodeEvents reads what AppendEvents wrote.
 func DecodeEvents(b []byte) ([]Event, error) {
-	d := decoder{rest: b}
-	if d.octet() != form {
-		return nil, errForm
-	}
-	n := d.count()
-	events := make([]Event, 0, n)
-	for range n {
-		events = append(events, d.event())
-		if d.err != nil {
-			return nil, d.err
+	d := codec.NewDecoder(b)
+	d.Form(form)
+	var events []Event
+	for range d.Count() {
+		events = append(events, decodeEvent(d))
+		if d.Err() != nil {
+			return nil, d.Err()
 		}
 	}
-	return events, d.err
+	return events, d.Err()
 }
 
-func (d *decoder) event() Event {
-	e := Event{At: d.time(), Stage: d.str(), Plugin: d.str(), Version: d.str(), Recipient: d.str(), Action: d.str(), Score: d.float()}
-	for range d.count() {
-		e.Reasons = append(e.Reasons, sdk.Reason{Symbol: d.str(), Score: d.float(), Text: d.str()})
+func decodeEvent(d *codec.Decoder) Event {
+	e := Event{
+		At: d.Time(), Stage: d.String(), Plugin: d.String(), Version: d.String(),
+		Recipient: d.String(), Action: d.String(), Score: d.Float(),
 	}
-	e.Detections = d.strs()
-	e.Changes = d.strs()
-	e.Took = time.Duration(d.varint())
-	e.Text = d.str()
+	for range d.Count() {
+		e.Reasons = append(e.Reasons, sdk.Reason{Symbol: d.String(), Score: d.Float(), Text: d.String()})
+	}
+	e.Detections = d.Strings()
+	e.Changes = d.Strings()
+	e.Took = time.Duration(d.Varint())
+	e.Text = d.String()
 	return e
 }
-
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-func appendStrings(b []byte, list []string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(list)))
-	for _, s := range list {
-		b = appendString(b, s)
-	}
-	return b
-}
-
-func appendFloat(b []byte, f float64) []byte {
-	return binary.LittleEndian.AppendUint64(b, math.Float64bits(f))
-}
-
-func appendTime(b []byte, t time.Time) []byte { return binary.AppendVarint(b, t.UnixNano()) }
-
-// decoder reads the stored form; after the first error it returns zero values.
-type decoder struct {
-	rest []byte
-	err  error
-}
-
-func (d *decoder) fail() { d.rest, d.err = nil, errForm }
-
-func (d *decoder) octet() byte {
-	if len(d.rest) == 0 {
-		d.fail()
-		return 0
-	}
-	c := d.rest[0]
-	d.rest = d.rest[1:]
-	return c
-}
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.rest)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-// count reads a length; it can't be more than the octets that are left.
-func (d *decoder) count() int {
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 || v > uint64(len(d.rest)-n) {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return int(v)
-}
-
-func (d *decoder) str() string {
-	n := d.count()
-	if d.err != nil {
-		return ""
-	}
-	s := string(d.rest[:n])
-	d.rest = d.rest[n:]
-	return s
-}
-
-func (d *decoder) strs() []string {
-	n := d.count()
-	if n == 0 {
-		return nil
-	}
-	list := make([]string, 0, n)
-	for range n {
-		list = append(list, d.str())
-	}
-	return list
-}
-
-func (d *decoder) float() float64 {
-	if len(d.rest) < 8 {
-		d.fail()
-		return 0
-	}
-	v := binary.LittleEndian.Uint64(d.rest)
-	d.rest = d.rest[8:]
-	return math.Float64frombits(v)
-}
-
-func (d *decoder) time() time.Time { return time.Unix(0, d.varint()).UTC() }

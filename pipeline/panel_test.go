@@ -1,0 +1,190 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
+)
+
+// plugin is an Asker whose answer is fixed.
+type plugin struct {
+	name    string
+	verdict sdk.Verdict
+	err     error
+	shadow  bool
+	changes []sdk.ChangeKind
+	policy  map[FailureKind]sdk.Action
+	asked   int
+}
+
+func (p *plugin) Name() string { return p.name }
+func (p *plugin) Manifest() sdk.Manifest {
+	return sdk.Manifest{Name: p.name, Version: "1", Changes: p.changes}
+}
+func (p *plugin) Shadow() bool { return p.shadow }
+
+func (p *plugin) Ask(context.Context, *Question) (sdk.Verdict, error) {
+	p.asked++
+	return p.verdict, p.err
+}
+
+func (p *plugin) OnFailure(kind FailureKind) (sdk.Action, bool) {
+	a, ok := p.policy[kind]
+	return a, ok
+}
+
+// asked makes a message ready for stages.
+func asked(t *testing.T, recipients ...string) *Message {
+	t.Helper()
+	m := &Message{Origin: sdk.Stranger, Trace: &trace.Trace{}}
+	m.arrived = newVersion([]byte("Subject: x\r\n\r\n"))
+	for _, r := range recipients {
+		m.Recipients = append(m.Recipients, &Recipient{Address: r, Version: m.arrived})
+	}
+	return m
+}
+
+func TestPanelPolicy(t *testing.T) {
+	all := map[FailureKind]sdk.Action{FailTimeout: sdk.Junk, FailCrash: sdk.Reject}
+	cases := []struct {
+		kind   FailureKind
+		policy map[FailureKind]sdk.Action
+		want   sdk.Action
+		code   int
+	}{
+		{FailError, nil, sdk.Defer, 451},
+		{FailTimeout, all, sdk.Junk, 0},
+		{FailCrash, all, sdk.Reject, 550},
+		{FailInvalid, all, sdk.Defer, 451},
+		{FailBusy, map[FailureKind]sdk.Action{FailBusy: sdk.Accept}, sdk.Defer, 451}, // overload never lets mail through
+		{FailPoison, map[FailureKind]sdk.Action{FailPoison: sdk.Accept}, sdk.Quarantine, 0},
+	}
+	for _, c := range cases {
+		p := &Panel{Stage: StageAntiVirus, Default: sdk.Defer}
+		got := p.Policy(&Answer{Asker: &plugin{policy: c.policy}, Failure: &Failure{c.kind, errors.New("x")}})
+		if got.Action != c.want || got.Reply.Code != c.code {
+			t.Errorf("%s: %v %v, want %v %d", c.kind, got.Action, got.Reply, c.want, c.code)
+		}
+	}
+}
+
+func TestPanelAsksEverybodyAndHidesNoRefusal(t *testing.T) {
+	first := &plugin{name: "first", verdict: sdk.Verdict{Action: sdk.Accept}}
+	second := &plugin{name: "second", verdict: sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 554, Enhanced: "5.7.9", Text: "no\r\nway"}}}
+	ghost := &plugin{name: "ghost", shadow: true, verdict: sdk.Verdict{Action: sdk.Discard}}
+	p := &Panel{Stage: StageAntiSpam, Askers: []Asker{first, second, ghost}}
+	m := asked(t, "a@example.test")
+	answers := p.Ask(context.Background(), m)
+	if len(answers) != 2 || first.asked+second.asked+ghost.asked != 3 {
+		t.Fatalf("%d answers", len(answers))
+	}
+	for i := range answers {
+		m.Recipients[0].Take(p.Opinion(&answers[i], answers[i].For("a@example.test")))
+	}
+	o := m.Recipients[0].Opinion
+	if o.Action != sdk.Reject || o.Plugin != "second" || o.Reply.String() != "554 5.7.9 no??way" {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestPanelPerRecipient(t *testing.T) {
+	p := &Panel{Stage: StageAntiSpam, Askers: []Asker{&plugin{name: "x", verdict: sdk.Verdict{
+		Action: sdk.Accept, Score: 1,
+		Recipients: []sdk.RecipientVerdict{{Recipient: "b@example.test", Action: sdk.Reject, Score: 2}},
+	}}}}
+	m := asked(t, "a@example.test", "b@example.test")
+	a := p.Ask(context.Background(), m)[0]
+	if v := a.For("a@example.test"); v.Action != sdk.Accept || v.Score != 1 {
+		t.Errorf("a: %+v", v)
+	}
+	if v := a.For("b@example.test"); v.Action != sdk.Reject || v.Score != 3 {
+		t.Errorf("b: %+v", v)
+	}
+	m.Recipients[1].Take(Opinion{Action: sdk.Reject})
+	if q := questionsOf(m); len(q) != 1 || !slices.Equal(q[0].Recipients, []int{0}) {
+		t.Errorf("a refused recipient is asked about: %+v", q)
+	}
+}
+
+func TestPanelRefusesScoresThatCannotBeAdded(t *testing.T) {
+	for _, score := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+		for _, v := range []sdk.Verdict{{Score: score}, {Recipients: []sdk.RecipientVerdict{{Score: score}}}} {
+			p := &Panel{Askers: []Asker{&plugin{verdict: v}}}
+			a := p.Ask(context.Background(), asked(t, "a@example.test"))[0]
+			if a.Failure == nil || a.Failure.Kind != FailInvalid || a.Verdict.Score != 0 {
+				t.Errorf("score %v: %+v", score, a)
+			}
+		}
+	}
+}
+
+func TestSettle(t *testing.T) {
+	good := sdk.Change{Kind: sdk.AddField, Name: "X-Good", Value: "1"}
+	v := sdk.Verdict{Tags: map[string]string{"k": "v"}, Changes: []sdk.Change{
+		good,
+		{Kind: sdk.RemoveField, Name: "Subject"}, // not in the manifest
+		{Kind: sdk.AddField, Name: "Authentication-Results", Value: "forged"},
+		{Kind: sdk.AddField, Name: "X-Bad", Value: "a\r\nBcc: x"},
+	}, Recipients: []sdk.RecipientVerdict{{Recipient: "b@example.test", Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-Only-B", Value: "1"}}}}}
+	p := &Panel{Stage: StageAntiSpam, Default: sdk.Accept, Askers: []Asker{
+		&plugin{name: "x", verdict: v, changes: []sdk.ChangeKind{sdk.AddField}},
+		&plugin{name: "broken", err: &Failure{FailTimeout, errors.New("10s")}},
+	}}
+	m := asked(t, "a@example.test", "b@example.test", "c@example.test")
+	if err := p.Settle(m, p.Ask(context.Background(), m)); err != nil {
+		t.Fatal(err)
+	}
+	names := func(r int) string {
+		var list []string
+		for _, f := range m.Recipients[r].Version.Fields() {
+			list = append(list, f.Name)
+		}
+		return strings.Join(list, " ")
+	}
+	if got := names(0); got != "X-Sluice-Unscanned X-Good Subject" {
+		t.Errorf("a: %s", got)
+	}
+	if got := names(1); got != "X-Sluice-Unscanned X-Only-B X-Good Subject" {
+		t.Errorf("b: %s", got)
+	}
+	if m.Recipients[0].Version != m.Recipients[2].Version {
+		t.Error("recipients with equal changes do not share a version")
+	}
+	if m.Tags["k"] != "v" {
+		t.Error("no tag")
+	}
+	events := m.Trace.Events()
+	refused := strings.Join(events[0].Changes, ";")
+	if !strings.Contains(refused, "refused: remove field Subject") || !strings.Contains(refused, "refused: add field Authentication-Results") {
+		t.Errorf("the trace says %q", refused)
+	}
+}
+
+func TestMoreThanSixteenVersionsIsAFailure(t *testing.T) {
+	var v sdk.Verdict
+	var recipients []string
+	for i := range MaxVersions + 1 {
+		address := string(rune('a'+i)) + "@example.test"
+		recipients = append(recipients, address)
+		v.Recipients = append(v.Recipients, sdk.RecipientVerdict{Recipient: address, Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-For", Value: address}}})
+	}
+	p := &Panel{Askers: []Asker{&plugin{verdict: v, changes: []sdk.ChangeKind{sdk.AddField}}}}
+	m := asked(t, recipients...)
+	if err := p.Settle(m, p.Ask(context.Background(), m)); err == nil {
+		t.Error("accepted")
+	}
+}
+
+func TestValidEnhanced(t *testing.T) {
+	for s, want := range map[string]bool{"5.7.1": true, "5.10.999": true, "4.7.1": false, "5.7": false, "5.7.1 x": false, "5.7.1000": false, "05.7.1": false, "": false, "5.-1.1": false} {
+		if got := validEnhanced(s, 5); got != want {
+			t.Errorf("%q: %v", s, got)
+		}
+	}
+}

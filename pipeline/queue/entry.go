@@ -1,0 +1,105 @@
+package queue
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/internal/codec"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
+)
+
+// Entry is what the queue keeps of a message for all of its recipients.
+type Entry struct {
+	ID       storage.ID            `json:"id"`
+	Origin   sdk.Origin            `json:"origin"`
+	Pipeline string                `json:"pipeline"` // a name: its settings are those of the moment
+	Received time.Time             `json:"received"`
+	Sender   string                `json:"sender"`
+	Params   pipeline.SenderParams `json:"params"`
+	Content  storage.ContentID     `json:"-"`
+	Size     int64                 `json:"size"` // octets as they arrived
+}
+
+// Recipient is one hop of one recipient, with how it went so far.
+type Recipient struct {
+	Number   uint32                   `json:"number"` // within the entry
+	Address  string                   `json:"address"`
+	Params   pipeline.RecipientParams `json:"params"`
+	Hop      pipeline.Hop             `json:"-"`
+	Variant  int                      `json:"variant"`
+	Attempts int                      `json:"attempts"`
+	Next     time.Time                `json:"next"` // due; zero: held
+	Last     string                   `json:"last,omitempty"`
+	Warned   bool                     `json:"warned"` // the sender was told that it is late
+}
+
+const (
+	entryForm     = 1
+	recipientForm = 1
+)
+
+func (e *Entry) append(b []byte) []byte {
+	b = append(append(b, entryForm), e.ID[:]...)
+	b = codec.AppendString(b, string(e.Origin))
+	b = codec.AppendString(b, e.Pipeline)
+	b = codec.AppendTime(b, e.Received)
+	b = codec.AppendString(b, e.Sender)
+	b = binary.AppendVarint(b, e.Params.Size)
+	b = codec.AppendString(b, e.Params.Body)
+	b = codec.AppendBool(b, e.Params.SMTPUTF8)
+	b = codec.AppendString(b, e.Params.Ret)
+	b = codec.AppendString(b, e.Params.EnvID)
+	b = append(b, e.Content[:]...)
+	return binary.AppendVarint(b, e.Size)
+}
+
+func decodeEntry(b []byte) (Entry, error) {
+	d := codec.NewDecoder(b)
+	d.Form(entryForm)
+	e := Entry{
+		ID: storage.ID(d.Octets(10)), Origin: sdk.Origin(d.String()), Pipeline: d.String(),
+		Received: d.Time(), Sender: d.String(),
+	}
+	e.Params = pipeline.SenderParams{
+		Size: d.Varint(), Body: d.String(), SMTPUTF8: d.Bool(), Ret: d.String(), EnvID: d.String(),
+	}
+	e.Content = storage.ContentID(d.Octets(10))
+	e.Size = d.Varint()
+	return e, d.Err()
+}
+
+func (r *Recipient) append(b []byte) []byte {
+	b = binary.AppendVarint(append(b, recipientForm), int64(r.Number))
+	b = codec.AppendString(b, r.Address)
+	b = codec.AppendStrings(b, r.Params.Notify)
+	b = codec.AppendString(b, r.Params.ORcpt)
+	b = append(b, byte(r.Hop.Kind))
+	b = append(b, r.Hop.Account[:]...)
+	b = codec.AppendString(b, r.Hop.Address)
+	b = codec.AppendBool(b, r.Hop.Junk)
+	b = codec.AppendString(b, r.Hop.Why)
+	b = binary.AppendVarint(b, int64(r.Variant))
+	b = binary.AppendVarint(b, int64(r.Attempts))
+	b = codec.AppendTime(b, r.Next)
+	b = codec.AppendString(b, r.Last)
+	return codec.AppendBool(b, r.Warned)
+}
+
+func decodeRecipient(b []byte) (Recipient, error) {
+	d := codec.NewDecoder(b)
+	d.Form(recipientForm)
+	r := Recipient{Number: uint32(d.Varint()), Address: d.String()}
+	r.Params = pipeline.RecipientParams{Notify: d.Strings(), ORcpt: d.String()}
+	r.Hop = pipeline.Hop{
+		Kind: pipeline.HopKind(d.Octet()), Account: storage.AccountID(d.Octets(10)),
+		Address: d.String(), Junk: d.Bool(), Why: d.String(),
+	}
+	r.Variant = int(d.Varint())
+	r.Attempts = int(d.Varint())
+	r.Next = d.Time()
+	r.Last = d.String()
+	r.Warned = d.Bool()
+	return r, d.Err()
+}

@@ -1,0 +1,208 @@
+package queue
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// recover begins from what a former process left behind.
+func (q *Queue) recover(ctx context.Context) error {
+	low, err := q.low(ctx)
+	if err != nil {
+		return err
+	}
+	q.lowMinute, q.loadedMinute = low, low
+	return q.load(ctx)
+}
+
+func (q *Queue) low(ctx context.Context) (uint32, error) {
+	value, err := q.Store.KV().Get(ctx, []byte(lowKey))
+	if errors.Is(err, kv.ErrNotFound) {
+		return 0, nil
+	}
+	if err == nil && len(value) != 4 {
+		err = fmt.Errorf("%q has %d octets, expected 4", lowKey, len(value))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the queue's low-water mark: %w", err)
+	}
+	return binary.BigEndian.Uint32(value), nil
+}
+
+// loadDue reads the minutes that have begun since the last time.
+func (q *Queue) loadDue(ctx context.Context) error {
+	now := minuteOf(q.Now())
+	if now <= q.loadedMinute {
+		return nil
+	}
+	if err := q.scan(ctx, q.loadedMinute, now+1); err != nil {
+		return err
+	}
+	q.loadedMinute = now
+	return nil
+}
+
+// load reads what is due from the low-water mark on, until the window is full.
+// Only the ticker and Start call it.
+func (q *Queue) load(ctx context.Context) error {
+	q.mu.Lock()
+	q.over = false
+	q.mu.Unlock()
+	now := minuteOf(q.Now())
+	if err := q.scan(ctx, q.lowMinute, now+1); err != nil {
+		q.mu.Lock()
+		q.over = true
+		q.mu.Unlock()
+		return err
+	}
+	q.loadedMinute = now
+	return nil
+}
+
+// scan reads the entries with due keys in [from, to) into the window.
+func (q *Queue) scan(ctx context.Context, from, to uint32) error {
+	var ids []storage.ID
+	seen := make(map[storage.ID]bool)
+	full := false
+	err := q.Store.KV().Scan(ctx, dueBound(from), dueBound(to), false, func(key, _ []byte) (bool, error) {
+		_, id, _, ok := parseDue(key)
+		if !ok {
+			q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
+			return true, nil
+		}
+		if !seen[id] && !q.has(id) {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+		full = len(ids) >= q.window
+		return !full, ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("read what is due: %w", err)
+	}
+	for _, id := range ids {
+		if err := q.admit(ctx, id); err != nil {
+			return err
+		}
+	}
+	if full {
+		q.mu.Lock()
+		q.over = true
+		q.mu.Unlock()
+	}
+	return nil
+}
+
+func (s *schedule) has(id storage.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.entries[id]
+	return ok
+}
+
+// admit reads one entry and makes it ready, unless it is here or settled. The
+// lock is held over the reading: an entry leaves the schedule only after what
+// settled it was applied, so what is not here is read as it is.
+func (q *Queue) admit(ctx context.Context, id storage.ID) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.entries[id]; ok {
+		return nil
+	}
+	if len(q.entries) >= q.window {
+		q.over = true
+		return nil
+	}
+	e, err := q.read(ctx, id)
+	if err != nil {
+		q.Logger.Error("queue entry unreadable", "id", id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
+		return nil // the others go on (DRILLS E2.7); `sluice queue show` tells
+	}
+	if e == nil || len(e.recipients) == 0 {
+		return nil
+	}
+	q.entries[id] = e
+	q.ready = append(q.ready, e)
+	q.cond.Signal()
+	return nil
+}
+
+// read reads an entry with its recipients; nil if it is gone.
+func (q *Queue) read(ctx context.Context, id storage.ID) (*live, error) {
+	entry, recipients, err := readEntry(ctx, q.Store.KV(), id)
+	if errors.Is(err, kv.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := &live{Entry: entry, index: -1, floor: ^uint32(0)}
+	for i := range recipients {
+		r := &recipients[i]
+		if r.Next.IsZero() {
+			e.rest++
+			continue
+		}
+		e.floor = min(e.floor, minuteOf(r.Next))
+		e.recipients = append(e.recipients, r)
+	}
+	return e, nil
+}
+
+// readEntry reads an entry and its recipients, or kv.ErrNotFound.
+func readEntry(ctx context.Context, r kv.Reader, id storage.ID) (Entry, []Recipient, error) {
+	value, err := r.Get(ctx, entryKey(id))
+	if err != nil {
+		return Entry{}, nil, err
+	}
+	entry, err := decodeEntry(value)
+	if err != nil {
+		return Entry{}, nil, fmt.Errorf("queue entry %s: %w", id, err)
+	}
+	var recipients []Recipient
+	lower := append(entryKey(id), '/')
+	upper := append(entryKey(id), '/'+1)
+	err = r.Scan(ctx, lower, upper, false, func(_, value []byte) (bool, error) {
+		rec, err := decodeRecipient(value)
+		if err != nil {
+			return false, fmt.Errorf("recipient of queue entry %s: %w", id, err)
+		}
+		recipients = append(recipients, rec)
+		return true, nil
+	})
+	return entry, recipients, err
+}
+
+// tidy removes the minutes in which nothing can be due any more and moves the
+// low-water mark.
+func (q *Queue) tidy(ctx context.Context) error {
+	floor, ok := q.floor(minuteOf(q.Now()))
+	if !ok || floor <= q.lowMinute || floor > q.loadedMinute {
+		return nil
+	}
+	var b kv.Batch
+	b.DeleteRange(dueBound(q.lowMinute), dueBound(floor))
+	b.Set([]byte(lowKey), binary.BigEndian.AppendUint32(nil, floor))
+	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
+		return fmt.Errorf("move the queue's low-water mark: %w", err)
+	}
+	q.lowMinute = floor
+	return nil
+}
+
+// expire removes old traces.
+func (q *Queue) expire(ctx context.Context) error {
+	var b kv.Batch
+	trace.Expire(&b, q.Now().Add(-q.Keep))
+	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
+		return fmt.Errorf("remove old traces: %w", err)
+	}
+	return nil
+}

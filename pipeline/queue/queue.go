@@ -1,0 +1,155 @@
+// Package queue is the durable queue: the one point at which Sluice takes
+// responsibility for a message, and everything that happens to it until each
+// recipient is settled.
+//
+// Promises: Commit returns nil only when content, envelope and trace are on
+// stable storage, in one batch; after that the message is always in exactly one
+// place for each recipient: queued, delivered, bounced, quarantined, or
+// discarded with a trace, whatever crashes. Memory is bounded by the window,
+// however long the queue is: entries over it wait on disk and are read when
+// there is room. A recipient's settling, its trace and the last one's clean-up
+// are one batch (RULES B8); for local delivery that batch is the mailbox's.
+//
+// The queue owns the keys below "queue/0/" (keys.go). One worker owns an entry
+// at a time. What can fail is the store: then the recipient stays as it was and
+// is tried again.
+package queue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// Store is the part of the store that the queue works with.
+type Store interface {
+	KV() kv.Engine
+	NewID() storage.ID
+	WaitDurable(ctx context.Context, pos kv.Pos) error
+	Prepare(ctx context.Context, draft *blob.Draft, variants []blob.Variant) (*storage.Prepared, error)
+	ContentInfo(ctx context.Context, id storage.ContentID, variant int) (storage.ContentInfo, error)
+	DropRef(b *kv.Batch, content storage.ContentID, use string)
+}
+
+// Options are what a Queue is made of.
+type Options struct {
+	Store   Store
+	Deliver pipeline.Deliverer           // for mailbox hops
+	Config  func(pipeline string) Config // settings of the moment; defaults for a pipeline that is gone
+	Notify  Notifier                     // makes DSNs; nil: none are sent
+	Workers int                          // 0: 4
+	Window  int                          // entries in memory; 0: 10,000
+	Keep    time.Duration                // how long traces are kept; 0: 30 days
+	Logger  *slog.Logger
+	Now     func() time.Time
+	Jitter  func() float64 // in [-1, 1); nil: random
+}
+
+// Queue is the durable queue. Its methods may be called from any goroutine.
+type Queue struct {
+	Options
+	schedule
+
+	cancel context.CancelFunc
+
+	// Of the ticker and Start alone.
+	lowMinute    uint32 // nothing is due before it
+	loadedMinute uint32 // due keys up to and including it were read
+
+	wg sync.WaitGroup
+}
+
+// New returns a queue; Start must be called before messages leave it.
+func New(o Options) *Queue {
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Window == 0 {
+		o.Window = 10_000
+	}
+	if o.Keep == 0 {
+		o.Keep = 30 * 24 * time.Hour
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Jitter == nil {
+		o.Jitter = func() float64 { return 2*rand.Float64() - 1 }
+	}
+	q := &Queue{Options: o}
+	q.schedule.init(o.Window)
+	return q
+}
+
+// Start reads what is due and starts the workers.
+func (q *Queue) Start(ctx context.Context) error {
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	q.cancel = cancel
+	if err := q.recover(ctx); err != nil {
+		cancel()
+		return fmt.Errorf("start the queue: %w", err)
+	}
+	for range q.Workers {
+		q.wg.Add(1)
+		go q.work(run)
+	}
+	q.wg.Add(1)
+	go q.tick(run)
+	return nil
+}
+
+// Stop lets the workers finish what they are at, until ctx ends.
+func (q *Queue) Stop(ctx context.Context) error {
+	q.cancel()
+	q.schedule.close()
+	done := make(chan struct{})
+	go func() { q.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop the queue: %w", ctx.Err())
+	}
+}
+
+// tick wakes entries when they are due, reads what has come due since, and
+// forgets what is finished.
+func (q *Queue) tick(ctx context.Context) {
+	defer q.wg.Done()
+	wake := time.NewTicker(time.Second)
+	defer wake.Stop()
+	tidy := time.NewTicker(30 * time.Second)
+	defer tidy.Stop()
+	expire := time.NewTicker(time.Hour)
+	defer expire.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-q.refill:
+			err = q.load(ctx)
+		case <-wake.C:
+			q.schedule.wake(q.Now())
+			err = q.loadDue(ctx)
+		case <-tidy.C:
+			err = q.tidy(ctx)
+		case <-expire.C:
+			err = q.expire(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			q.Logger.Error("queue upkeep failed", "stage", pipeline.StageQueue, "action", "retry", "why", err)
+		}
+	}
+}
+
+// Depth returns how many entries are in memory, and whether more wait on disk.
+func (q *Queue) Depth() (inMemory int, more bool) { return q.schedule.depth() }
