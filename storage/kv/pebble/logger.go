@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 )
 
@@ -52,4 +53,27 @@ func (l *logger) Fatalf(format string, args ...any) {
 	}
 	l.slog.Error("store: cannot go on, ending the process", "err", err)
 	os.Exit(1)
+}
+
+// panicIsFatal is deferred around calls that write. Pebble panics with its locks
+// held when a log cannot be written or begun; a caller that recovers, as a session
+// does, would leave everybody else waiting for ever.
+func (l *logger) panicIsFatal() {
+	r := recover()
+	if r == nil {
+		return
+	}
+	if err, ok := r.(error); ok && l.isFailed() {
+		panic(err) // Fatalf was here already
+	}
+	l.Fatalf("panic: %v\n%s", r, debug.Stack())
+}
+
+func (l *logger) isFailed() bool {
+	select {
+	case <-l.failed:
+		return true
+	default:
+		return false
+	}
 }

@@ -153,9 +153,7 @@ func (e *Engine) Apply(ctx context.Context, b *kv.Batch) (kv.Pos, error) {
 	if err := convert(pb, b); err != nil {
 		return 0, errors.Join(fmt.Errorf("apply batch: %w", err), pb.Close())
 	}
-	e.group.begin()
-	err := e.db.Apply(pb, pebbledb.NoSync)
-	pos := e.group.end()
+	pos, err := e.commit(pb)
 	if err != nil {
 		// Nothing of the batch was applied; it is not reused, for Pebble may still hold it.
 		return 0, fmt.Errorf("apply batch: %w", err)
@@ -164,6 +162,13 @@ func (e *Engine) Apply(ctx context.Context, b *kv.Batch) (kv.Pos, error) {
 		return 0, fmt.Errorf("apply batch: %w", err)
 	}
 	return pos, nil
+}
+
+func (e *Engine) commit(pb *pebbledb.Batch) (kv.Pos, error) {
+	defer e.log.panicIsFatal()
+	e.group.begin()
+	err := e.db.Apply(pb, pebbledb.NoSync)
+	return e.group.end(), err
 }
 
 // WaitDurable implements kv.Engine.
@@ -186,7 +191,10 @@ func (e *Engine) Tail() kv.Pos { return e.group.tail() }
 
 // syncLog returns when everything that is in the log is on the disk. Its record
 // carries no data and no sequence number.
-func (e *Engine) syncLog() error { return e.db.LogData(nil, pebbledb.Sync) }
+func (e *Engine) syncLog() error {
+	defer e.log.panicIsFatal()
+	return e.db.LogData(nil, pebbledb.Sync)
+}
 
 // Checkpoint implements kv.Engine. The log is synced first, and the files are
 // links where the file system has them.
@@ -198,6 +206,7 @@ func (e *Engine) Checkpoint(ctx context.Context, dir string) error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	defer e.gate.leave()
+	defer e.log.panicIsFatal()
 	if err := e.db.Checkpoint(dir, pebbledb.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("checkpoint into %s: %w", dir, err)
 	}
@@ -214,6 +223,7 @@ func (e *Engine) Close() error {
 		}
 		return fmt.Errorf("close store %s: %w", e.opts.Dir, err)
 	}
+	defer e.log.panicIsFatal()
 	err := e.db.Close()
 	e.cache.Unref()
 	if err != nil {
