@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline/units"
 )
@@ -60,6 +61,9 @@ func (c *Config) checkTop(o Options) {
 	if err := c.DNS.Validate(); err != nil {
 		s.refuse(keys("dns"), err)
 	}
+	if err := c.Storage.Validate(); err != nil {
+		s.refuse(keys("storage"), err)
+	}
 	for _, identity := range []struct{ key, name string }{{"user", c.User}, {"plugin_user", c.PluginUser}} {
 		if identity.name == "" {
 			continue
@@ -93,6 +97,9 @@ func (c *Config) checkPipelines() {
 		if l, ok := strangers[name]; ok && p.Mixed == "bounce" {
 			c.src.errorf(keys("pipeline", name, "mixed"),
 				"\"bounce\" would send bounces to forged senders, because strangers come in by listener.%s; expected quarantine or reject", l)
+		}
+		if at := keys("pipeline", name, "deadline"); !c.src.isBad(at...) && (p.Deadline.Std() < time.Second || p.Deadline.Std() > 10*time.Minute) {
+			c.src.errorf(at, "%s, expected 1s to 10m: the peer waits meanwhile, and gives up after that (RFC 5321 section 4.5.3.2.6)", p.Deadline)
 		}
 		c.validateStages(name, p)
 	}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+
+	"github.com/sluicemail/sluice/pipeline/listen"
 )
 
 func (c *Config) checkListeners() {
@@ -31,6 +33,7 @@ func (c *Config) checkListeners() {
 			c.src.refuse(keys("listener", name), err)
 		}
 		c.checkNetworks(name, l)
+		c.checkProxies(name, l)
 	}
 	c.checkClashes(names)
 }
@@ -101,6 +104,9 @@ func (c *Config) checkListenerPipeline(name string, l *Listener) {
 	at := keys("listener", name, "pipeline")
 	switch l.Protocol {
 	case "smtp", "submission", "lmtp":
+		if l.Pipeline == "" {
+			l.Pipeline = DefaultListener(l.Protocol).Pipeline
+		}
 		if _, ok := c.Pipeline[l.Pipeline]; ok {
 			return
 		}
@@ -112,6 +118,28 @@ func (c *Config) checkListenerPipeline(name string, l *Listener) {
 			c.src.errorf(at, "has no meaning for %s, through which no mail comes in", l.Protocol)
 		}
 	}
+}
+
+// checkProxies refuses to believe the world: a stranger who may send a PROXY header may claim an address in trusted, and
+// relay. Package listen refuses everybody at once; here the same bound holds as for trusted.
+func (c *Config) checkProxies(name string, l *Listener) {
+	at := keys("listener", name, "proxy_from")
+	if c.src.isBad(at...) {
+		return
+	}
+	for _, network := range (&listen.Config{Trusted: l.ProxyFrom}).PublicTrusted() {
+		if widest := widestPublic(network); network.Bits() < widest {
+			c.src.errorf(at, "%s is a public network wider than /%d: whoever is in it could claim any client address; expected your own proxies", network, widest)
+		}
+	}
+}
+
+// widestPublic is the shortest prefix of a public network that can still be one's own (RULES D3).
+func widestPublic(network netip.Prefix) int {
+	if network.Addr().Unmap().Is4() {
+		return 24
+	}
+	return 48
 }
 
 // checkClashes finds listeners that cannot both have their port.

@@ -8,6 +8,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/route"
 	"github.com/sluicemail/sluice/pipeline/units"
+	"github.com/sluicemail/sluice/storage"
 )
 
 // Config is sluice.toml: every room's Config side by side.
@@ -23,6 +24,7 @@ type Config struct {
 	TLS      TLS                           `toml:"tls" doc:"the certificate that listeners show; without this table one is made in data_dir, signed by itself"`
 	Log      Log                           `toml:"log" doc:"what is logged to standard error, and how"`
 	DNS      resolver.Config               `toml:"dns" doc:"who is asked for names"`
+	Storage  storage.Config                `toml:"storage" doc:"what the store may take"`
 	Listener map[string]*Listener          `toml:"listener" doc:"a port that we listen on, under a name of your own"`
 	Domain   map[string]*Domain            `toml:"domain" doc:"a domain whose mail is delivered here"`
 	Relay    map[string]*Relay             `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
@@ -85,6 +87,7 @@ func Default() *Config {
 		MaxBuffered: 64 * units.MB,
 		Log:         Log{Level: "info", Format: "text"},
 		DNS:         resolver.DefaultConfig(),
+		Storage:     storage.DefaultConfig(),
 		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
 	}
 }

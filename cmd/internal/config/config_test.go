@@ -1,0 +1,196 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMinimal(t *testing.T) {
+	c, err := Load("../../../examples/minimal/sluice.toml", testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Warnings) > 0 {
+		t.Errorf("warnings: %v", c.Warnings)
+	}
+	if c.Plugin["eicar"].Builtin != "eicar" || c.Plugin["gtube"].Name != "gtube" {
+		t.Errorf("plugins named without a table: %+v", c.Plugin)
+	}
+	if c.Listener["submission"].Pipeline != "outbound" || c.Listener["mx"].Pipeline != "inbound" || c.Listener["imap"].Pipeline != "" {
+		t.Error("a listener's pipeline does not follow from its protocol")
+	}
+	if c.Postmaster != "postmaster@example.test" {
+		t.Errorf("postmaster is %q", c.Postmaster)
+	}
+	want, err := filepath.Abs("../../../examples/minimal/data")
+	if err != nil || c.DataDir != want {
+		t.Errorf("data_dir is %q, want %q, beside the file", c.DataDir, want)
+	}
+}
+
+// TestValues reads one of each kind of value, and what follows from it.
+func TestValues(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "pass"), []byte("from a file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Parse(filepath.Join(dir, "sluice.toml"), `
+data_dir = "/srv/mail"
+max_buffered = 1048576
+[log]
+level = "debug"
+[dns]
+servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+[listener.mx]
+protocol = "smtp"
+address = "127.0.0.1:2525"
+trusted = ["10.0.0.1", "10.1.0.0/16", "::ffff:10.2.0.1"]
+idle_timeout = "90s"
+[domain."BÜCHER.example"]
+catch_all = ["Alice@bücher.example"]
+aliases = { Team = "alice@xn--bcher-kva.example" }
+[plugin.one]
+command = ["./bin/one", "-v"]
+timeout = "2.5s"
+[plugin.one.config]
+key = "@pass"
+token = "$SLUICE_TEST_SECRET"
+literal = "@@me"
+dollars = "$$SLUICE_TEST_SECRET"
+price = "$5"
+n = 5
+f = 0.5
+when = 2026-01-02T03:04:05Z
+list = ["@pass", { deep = "$SLUICE_TEST_SECRET" }]
+[[plugin.one.config.rule]]
+name = "a"
+[plugin.two]
+command = ["python3"]
+[pipeline.inbound.anti-spam]
+plugins = ["one", "two"]
+junk_at = 5
+`, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mx := c.Listener["mx"]
+	wantTrusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.1/32")}
+	if !slices.Equal(mx.Trusted, wantTrusted) || mx.IdleTimeout.Std() != 90*time.Second || mx.MaxConnections != 20000 {
+		t.Errorf("listener: %+v", mx)
+	}
+	if !slices.Equal(c.DNS.Servers, []string{"192.0.2.53:53", "[2001:db8::53]:5353"}) {
+		t.Errorf("dns.servers: %v", c.DNS.Servers)
+	}
+	d, ok := c.Domain["xn--bcher-kva.example"]
+	if !ok || !slices.Equal(d.CatchAll, []string{"alice@xn--bcher-kva.example"}) || len(d.Aliases["team"]) != 1 {
+		t.Errorf("domain: %+v", c.Domain)
+	}
+	one := c.Plugin["one"]
+	if one.Command[0] != filepath.Join(dir, "bin/one") || c.Plugin["two"].Command[0] != "python3" {
+		t.Errorf("commands: %v %v", one.Command, c.Plugin["two"].Command)
+	}
+	for key, want := range map[string]any{
+		"key": "from a file", "token": "from the environment", "literal": "@me", "dollars": "$SLUICE_TEST_SECRET",
+		"price": "$5", "n": int64(5), "f": 0.5, "when": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	} {
+		if got := one.Config[key]; got != want {
+			t.Errorf("plugin.one.config.%s = %#v, want %#v", key, got, want)
+		}
+	}
+	if rules, ok := one.Config["rule"].([]any); !ok || len(rules) != 1 {
+		t.Errorf("plugin.one.config.rule = %#v", one.Config["rule"])
+	}
+	if list := one.Config["list"].([]any); list[0] != "from a file" || list[1].(map[string]any)["deep"] != "from the environment" {
+		t.Errorf("plugin.one.config.list = %#v", list)
+	}
+	if c.DataDir != "/srv/mail" || c.Pipeline["inbound"].AntiSpam.JunkAt != 5 || c.Pipeline["outbound"].AntiSpam.JunkAt != 6 {
+		t.Errorf("data_dir %q, junk_at %v and %v", c.DataDir, c.Pipeline["inbound"].AntiSpam.JunkAt, c.Pipeline["outbound"].AntiSpam.JunkAt)
+	}
+}
+
+func TestPluginProblem(t *testing.T) {
+	c, err := Parse("a.toml", `
+hostname = "mx.example.test"
+[plugin.x]
+command = ["x"]
+[plugin.x.config]
+speed = 9
+[plugin.x.config.deep]
+"a.b" = 1
+[pipeline.inbound.anti-spam]
+plugins = ["x"]
+`, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"speed":    "a.toml:6: plugin.x.config.speed: too fast",
+		"deep.a.b": `a.toml:8: plugin.x.config.deep."a.b": too fast`,
+		"missing":  "a.toml:5: plugin.x.config.missing: too fast",
+		"":         "a.toml:5: plugin.x.config: too fast",
+	} {
+		if got := c.PluginProblem("x", key, "too\nfast").String(); got != want {
+			t.Errorf("%q: %s, want %s", key, got, want)
+		}
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	_, err := Load(filepath.Join(t.TempDir(), "none.toml"), Options{})
+	if err == nil || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("Load of a missing file: %v; want the next step", err)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"a", "", 1}, {"smtp", "smpt", 1}, {"kitten", "sitting", 3}, {"adress", "address", 1}, {"abc", "abc", 0}} {
+		if got := distance(c.a, c.b, 5); got != c.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+// FuzzParse: whatever the file says, there is a configuration or there are problems, each with a text; and the same again
+// the second time.
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"testdata/*/*.toml", "../../../examples/*/sluice.toml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "@") && strings.Contains(text, "/dev/") {
+			t.Skip("a secret in a device may be endless")
+		}
+		_, err := Parse("dir/fuzz.toml", text, testOptions())
+		_, again := Parse("dir/fuzz.toml", text, testOptions())
+		if (err == nil) != (again == nil) || err != nil && err.Error() != again.Error() {
+			t.Fatalf("twice read, two answers:\n%v\n%v", err, again)
+		}
+		problems, _ := err.(Problems)
+		if err != nil && len(problems) == 0 {
+			t.Fatalf("%T: %v", err, err)
+		}
+		for _, p := range problems {
+			if p.Text == "" || p.File != "dir/fuzz.toml" || strings.ContainsAny(p.Text, "\r\n") {
+				t.Fatalf("a problem with nothing to say: %+v", p)
+			}
+		}
+	})
+}
