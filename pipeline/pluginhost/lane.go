@@ -1,0 +1,417 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/sdk/wire"
+)
+
+const (
+	// inline is the largest content that the asking goroutine sends itself, in octets:
+	// less than grpc takes for a stream without waiting (64 KiB).
+	inline = 32 << 10
+
+	// grace is how long a plugin has for its answer to a Cancel (RULES C1).
+	grace = time.Second
+)
+
+// lane is a slot and the stream that fills it. The goroutine that took it out of
+// process.free owns it until it puts it back; a goroutine of its own reads the stream.
+type lane struct {
+	p      *process
+	result chan result // what the reader saw for the question of id `waiting`
+
+	id     uint64 // of the last question
+	stream wire.Plugin_LaneClient
+	reset  context.CancelFunc
+
+	mu      sync.Mutex
+	reading wire.Plugin_LaneClient // the stream whose reader may report
+	waiting uint64                 // 0: nobody waits
+	broken  bool                   // reading has ended
+}
+
+type result struct {
+	answer *wire.Answer
+	err    error // the stream ended
+}
+
+func newLane(p *process) *lane { return &lane{p: p, result: make(chan result, 1)} }
+
+// open makes sure that there is a stream.
+func (l *lane) open() error {
+	l.mu.Lock()
+	ok := l.stream != nil && !l.broken
+	l.mu.Unlock()
+	if ok {
+		return nil
+	}
+	l.close()
+	ctx, reset := context.WithCancel(l.p.ctx)
+	stream, err := l.p.client.Lane(ctx)
+	if err != nil {
+		reset()
+		return err
+	}
+	l.stream, l.reset = stream, reset
+	l.mu.Lock()
+	l.reading, l.broken, l.waiting = stream, false, 0
+	l.mu.Unlock()
+	l.p.gone.Add(1)
+	go l.read(stream, reset)
+	return nil
+}
+
+// close resets the stream, if there is one.
+func (l *lane) close() {
+	if l.reset != nil {
+		l.reset()
+	}
+	l.mu.Lock()
+	l.reading, l.waiting = nil, 0
+	l.mu.Unlock()
+	l.stream, l.reset = nil, nil
+	select {
+	case <-l.result:
+	default:
+	}
+}
+
+// read takes frames until the stream ends. Answers that nobody waits for (late, or given
+// twice) are dropped.
+func (l *lane) read(stream wire.Plugin_LaneClient, reset context.CancelFunc) {
+	defer l.p.gone.Done()
+	defer reset()
+	for {
+		f, err := stream.Recv()
+		l.p.moves.Add(1)
+		if err != nil {
+			l.mu.Lock()
+			if l.reading == stream {
+				l.broken = true
+				l.deliver(result{err: err})
+			}
+			l.mu.Unlock()
+			return
+		}
+		a := f.GetAnswer()
+		if a == nil {
+			continue
+		}
+		l.mu.Lock()
+		if l.reading == stream && a.GetId() == l.waiting {
+			l.deliver(result{answer: a})
+		}
+		l.mu.Unlock()
+	}
+}
+
+// deliver hands the result to who waits. l.mu is held.
+func (l *lane) deliver(r result) {
+	if l.waiting != 0 {
+		l.waiting = 0
+		l.result <- r // empty: one result a question
+	}
+}
+
+// answered reports whether the result of the current question is there.
+func (l *lane) answered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting == 0
+}
+
+// ask asks one question. It returns when ctx ends, whatever the plugin does; the lane
+// goes back to the free ones by itself.
+func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
+	length := q.length(l.p.manifest.Want)
+	content, err := q.open(length)
+	if err != nil {
+		l.p.free <- l
+		return sdk.Verdict{}, failf(Error, "read the message: %w", err)
+	}
+	defer content.close()
+	if err := l.begin(); err != nil {
+		l.p.free <- l
+		return sdk.Verdict{}, l.brokenLane(ctx, err)
+	}
+	ask := &wire.Ask{Id: l.id, Phase: wire.Phase_PHASE_CONTENT, Envelope: wire.ToEnvelope(&q.Envelope), Size: q.Size}
+	if deadline, ok := ctx.Deadline(); ok {
+		ask.DeadlineUnixNano = deadline.UnixNano()
+	}
+	if length <= inline {
+		return l.askInline(ctx, ask, content)
+	}
+	sent := make(chan error, 1)
+	l.p.gone.Add(1)
+	go func() {
+		defer l.p.gone.Done()
+		sent <- l.send(ask, content)
+	}()
+	return l.await(ctx, content, sent)
+}
+
+// begin makes the lane expect the answer to its next question. A stream that the plugin ended
+// while the lane was idle is replaced.
+func (l *lane) begin() error {
+	for range 3 {
+		if err := l.open(); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		ok := !l.broken
+		if ok {
+			l.id++
+			l.waiting = l.id
+		}
+		l.mu.Unlock()
+		if ok {
+			return nil
+		}
+	}
+	return errors.New("every new lane ends at once")
+}
+
+// askInline sends a small question from this goroutine. Should grpc make it wait
+// until the deadline, for a plugin that answers but does not read, the stream is reset.
+func (l *lane) askInline(ctx context.Context, ask *wire.Ask, content *content) (sdk.Verdict, error) {
+	stop := context.AfterFunc(ctx, l.reset)
+	err := l.send(ask, content)
+	if !stop() {
+		l.drop()
+		return sdk.Verdict{}, failf(Timeout, "the plugin does not read")
+	}
+	sent := make(chan error, 1)
+	sent <- err // if the stream is gone, its reader says why
+	return l.await(ctx, content, sent)
+}
+
+// send sends a question up to its End, or to the answer if that comes first.
+func (l *lane) send(ask *wire.Ask, content *content) error {
+	if err := l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: ask}}); err != nil {
+		return err
+	}
+	l.p.moves.Add(1)
+	if content.length > 0 {
+		if err := l.sendContent(content); err != nil {
+			return err
+		}
+	}
+	return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_End{End: &wire.End{Id: l.id}}})
+}
+
+func (l *lane) sendContent(content *content) error {
+	buffer := buffers.get(content.length)
+	defer buffers.put(buffer)
+	chunk := &wire.Chunk{Id: l.id}
+	frame := &wire.HostFrame{Frame: &wire.HostFrame_Chunk{Chunk: chunk}}
+	for !l.answered() {
+		n, err := io.ReadFull(content, *buffer)
+		if n > 0 {
+			chunk.Data = (*buffer)[:n]
+			if err := l.stream.Send(frame); err != nil {
+				return err
+			}
+			l.p.moves.Add(1)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		default: // our own trouble, or nobody waits any more
+			return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Cancel{Cancel: &wire.Cancel{Id: l.id}}})
+		}
+	}
+	return nil
+}
+
+// await waits for the answer, and sees to it that the lane comes back.
+func (l *lane) await(ctx context.Context, content *content, sent chan error) (sdk.Verdict, error) {
+	select {
+	case r := <-l.result:
+		content.close()
+		if r.err != nil {
+			l.abandon(sent)
+			if cause := content.failure(); cause != nil {
+				return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
+			}
+			return sdk.Verdict{}, l.brokenLane(ctx, r.err)
+		}
+		l.p.answered.Add(1)
+		l.p.resets.Store(0)
+		l.release(sent)
+		if cause := content.failure(); cause != nil { // an opinion about half a message
+			return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
+		}
+		return l.opinion(ctx, r.answer)
+	case <-ctx.Done():
+		content.close()
+		l.p.gone.Add(1)
+		go l.cancelled(sent)
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return sdk.Verdict{}, failf(Timeout, "the question was withdrawn: %w", ctx.Err())
+		}
+		return sdk.Verdict{}, failf(Timeout, "no answer in time")
+	}
+}
+
+// opinion reads an answer. An error within the last moment before the deadline is the
+// plugin noticing it a little before us.
+func (l *lane) opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error) {
+	switch x := a.GetResult().(type) {
+	case *wire.Answer_Verdict:
+		v, err := wire.FromVerdict(x.Verdict)
+		if err != nil {
+			return sdk.Verdict{}, &Failure{Invalid, err}
+		}
+		return v, nil
+	case *wire.Answer_Error:
+		text := printable(x.Error.GetText())
+		if len(text) > 1000 {
+			text = text[:1000]
+		}
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < 10*time.Millisecond {
+			return sdk.Verdict{}, failf(Timeout, "no answer in time: %s", text)
+		}
+		return sdk.Verdict{}, failf(Error, "%s", text)
+	}
+	return sdk.Verdict{}, failf(Invalid, "the answer has neither verdict nor error")
+}
+
+// release puts the lane back when its question is sent to the End. After an early
+// answer that may take a moment; a plugin that doesn't read on loses the lane.
+func (l *lane) release(sent chan error) {
+	select {
+	case err := <-sent:
+		l.back(err)
+		return
+	default:
+	}
+	l.p.gone.Add(1)
+	go func() {
+		defer l.p.gone.Done()
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case err := <-sent:
+			l.back(err)
+		case <-timer.C:
+			l.reset()
+			<-sent
+			l.drop()
+		}
+	}()
+}
+
+// back puts the lane back; err says that its stream is gone.
+func (l *lane) back(err error) {
+	if err != nil {
+		l.close()
+	}
+	l.p.free <- l
+}
+
+// abandon puts the lane back without its stream, which the other side ended: its slot is free.
+func (l *lane) abandon(sent chan error) {
+	l.reset()
+	l.p.gone.Add(1)
+	go func() {
+		defer l.p.gone.Done()
+		<-sent
+		l.close()
+		l.p.free <- l
+	}()
+}
+
+// cancelled tells the plugin that nobody waits, and waits a second for its answer.
+func (l *lane) cancelled(sent chan error) {
+	defer l.p.gone.Done()
+	stop := time.AfterFunc(grace, l.reset)
+	defer stop.Stop()
+	if err := <-sent; err == nil {
+		_ = l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Cancel{Cancel: &wire.Cancel{Id: l.id}}})
+	}
+	r := <-l.result // the reader's word at the latest when the stream is reset
+	switch {
+	case r.err == nil:
+		l.p.resets.Store(0)
+		l.p.free <- l
+	case stop.Stop(): // the plugin ended the stream
+		l.close()
+		l.p.free <- l
+	default:
+		l.drop()
+	}
+}
+
+// drop resets the stream and wins the slot back once the plugin starts a handler in
+// its place; until then the slot is lost. A plugin whose slots are all lost, or that answered nothing
+// while as many lanes were reset as it has, is replaced.
+func (l *lane) drop() {
+	l.close()
+	lost := l.p.lost.Add(1)
+	if resets := l.p.resets.Add(1); int(lost) >= l.p.lanes || int(resets) >= 2*l.p.lanes {
+		if l.p.ctx.Err() == nil {
+			l.p.log.Warn("plugin hangs", "why", "no lane answers any more")
+			l.p.kill("all lanes lost")
+		}
+	}
+	l.p.gone.Add(1)
+	go l.recover()
+}
+
+// recover opens a new stream in a lost slot until a handler takes it.
+func (l *lane) recover() {
+	defer l.p.gone.Done()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		select {
+		case <-l.p.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if l.open() != nil {
+			continue
+		}
+		header, err := l.stream.Header() // ends with the stream at the latest
+		if err == nil && header != nil {
+			l.p.lost.Add(-1)
+			l.p.free <- l
+			return
+		}
+	}
+}
+
+// brokenLane says what the end of a stream means: the process died, or we killed it, or
+// the plugin alone ended the stream.
+func (l *lane) brokenLane(ctx context.Context, err error) error {
+	select {
+	case <-l.p.runner.died:
+	case <-time.After(500 * time.Millisecond): // the socket closes a little before the process is gone
+	case <-ctx.Done():
+	}
+	select {
+	case <-l.p.runner.died:
+		switch reason := l.p.killedFor(); reason {
+		case "":
+			return failf(Crash, "the plugin died: %s", l.p.runner.status)
+		case "stopped":
+			return failf(Busy, "the plugin is being stopped")
+		default:
+			return failf(Timeout, "the plugin was killed: %s", reason)
+		}
+	default:
+	}
+	if status.Code(err) == codes.Unavailable {
+		l.p.kill("it closed its connection")
+		return failf(Crash, "the plugin closed its connection: %w", err)
+	}
+	return failf(Error, "the plugin ended the lane: %w", err)
+}

@@ -1,0 +1,266 @@
+package pluginhost
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline/units"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/sdk/serve"
+)
+
+// TestMain lets the test binary be what sluice is: the wrapper of plugins, and the plugins.
+func TestMain(m *testing.M) {
+	if len(os.Args) >= 4 && os.Args[1] == "plugin" {
+		switch os.Args[2] {
+		case "exec":
+			os.Exit(Exec(os.Stderr))
+		case "run":
+			runTestPlugin(os.Args[3])
+		}
+		return
+	}
+	if dir := os.Getenv("SLUICE_TEST_HOST"); dir != "" {
+		hostForKill(dir)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runTestPlugin is the main function of the plugins of these tests.
+func runTestPlugin(name string) {
+	switch name {
+	case "garbage":
+		fmt.Println("hello, I am a plugin and I like to talk")
+	case "silent":
+		time.Sleep(time.Hour)
+	case "exits":
+		fmt.Fprintln(os.Stderr, "no licence file")
+		os.Exit(3)
+	case "flood":
+		for range 5000 {
+			fmt.Fprintln(os.Stderr, `{"@message":1}`)
+		}
+		fmt.Fprintln(os.Stderr, strings.Repeat("x", 1<<20)+"\x1b[31m")
+	}
+	serve.Main(&testPlugin{name: name})
+}
+
+// testPlugin does what the message says: a line "do: WORD ARGUMENT" at its beginning.
+type testPlugin struct {
+	name  string
+	asked atomic.Int64
+}
+
+func (p *testPlugin) Describe() sdk.Manifest {
+	m := sdk.Manifest{
+		Name: "test", Version: "1", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantAll,
+		Changes: []sdk.ChangeKind{sdk.AddField},
+	}
+	switch p.name {
+	case "header":
+		m.Want = sdk.WantHeader
+	case "envelope":
+		m.Want = sdk.WantNone
+	case "one":
+		m.MaxLanes = 1
+	case "two":
+		m.MaxLanes = 2
+	}
+	return m
+}
+
+func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
+	if _, bad := s.Config["bad"]; bad {
+		return errors.Join(&sdk.SettingError{Key: "bad", Problem: "is bad"}, &sdk.SettingError{Key: "worse.still", Problem: "is worse"})
+	}
+	return nil
+}
+
+func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
+	if p.name == "crash-always" {
+		os.Exit(7)
+	}
+	if p.name == "count" {
+		n, err := io.Copy(io.Discard, m.Content)
+		return sdk.Verdict{Score: float64(n)}, err
+	}
+	first := make([]byte, 256)
+	n, err := m.Content.Read(first)
+	if err != nil && err != io.EOF {
+		return sdk.Verdict{}, err
+	}
+	line, _, _ := strings.Cut(string(first[:n]), "\r\n")
+	command, argument, _ := strings.Cut(strings.TrimPrefix(line, "do: "), " ")
+	switch command {
+	case "crash":
+		os.Exit(9)
+	case "panic":
+		panic("at the disco")
+	case "hang":
+		time.Sleep(time.Hour)
+	case "sleep": // deaf to ctx
+		d, _ := time.ParseDuration(argument)
+		time.Sleep(d)
+	case "wait": // until cancelled
+		<-ctx.Done()
+		return sdk.Verdict{}, ctx.Err()
+	case "early":
+		return sdk.Verdict{Action: sdk.Reject}, nil
+	case "error":
+		return sdk.Verdict{}, errors.New("line one\nline two")
+	case "stop":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "print":
+		fmt.Println("on stdout")
+		fmt.Fprintln(os.Stderr, "on stderr")
+	case "env":
+		return sdk.Verdict{Tags: map[string]string{"env": strings.Join(os.Environ(), " ")}}, nil
+	case "read":
+		octets, err := os.ReadFile(argument)
+		return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "READ", Text: fmt.Sprint(len(octets), err)}}}, nil
+	case "fork":
+		child := exec.Command("/bin/sleep", "1000")
+		err := child.Start()
+		return sdk.Verdict{Tags: map[string]string{"pid": fmt.Sprint(child.Process.Pid)}}, err
+	default:
+		if v, ok := verdicts()[command]; ok {
+			return v, nil
+		}
+	}
+	if _, err := io.Copy(io.Discard, m.Content); err != nil {
+		return sdk.Verdict{}, err
+	}
+	return sdk.Verdict{Score: 1, Reasons: []sdk.Reason{{Symbol: "SEEN", Score: 1}}, Tags: map[string]string{"id": m.ID}}, nil
+}
+
+// harness is a host with one plugin named "t".
+type harness struct {
+	*Plugin
+	host *Host
+	log  *logBuffer
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newHarness(t testing.TB, builtin string, change func(*Config, *Options)) *harness {
+	t.Helper()
+	log := &logBuffer{}
+	o := Options{
+		Logger:   slog.New(slog.NewTextHandler(log, nil)),
+		Builtins: []string{builtin}, StateDir: t.TempDir(), Dir: t.TempDir(), StartTimeout: 10 * time.Second,
+	}
+	c := DefaultConfig()
+	c.Name, c.Builtin, c.Timeout = "t", builtin, units.Of(5*time.Second)
+	if change != nil {
+		change(&c, &o)
+	}
+	h := New(o)
+	if err := h.Start(context.Background(), []Config{c}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		_ = h.Stop(ctx)
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	return &harness{h.Plugin("t"), h, log}
+}
+
+func (h *harness) ready(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := h.host.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// message makes a question about a text.
+func message(text string) *Question { return messageOf([]byte(text)) }
+
+func messageOf(octets []byte) *Question {
+	return &Question{
+		Envelope: sdk.Envelope{
+			ID: "Q1", Origin: sdk.Stranger, Sender: "a@example.org", ClientAddr: "192.0.2.1", Helo: "h\xff",
+			Recipients: []sdk.Recipient{{Address: "alice@example.test", Accounts: []string{"alice@example.test"}}, {Address: "bob@example.test"}},
+		},
+		Size:       int64(len(octets)),
+		HeaderSize: int64(max(bytes.Index(octets, []byte("\r\n\r\n"))+4, 0)),
+		Open:       func() (io.Reader, error) { return bytes.NewReader(octets), nil },
+		Key:        func() [32]byte { return sha256.Sum256(octets) },
+	}
+}
+
+func (h *harness) ask(t testing.TB, q *Question) (sdk.Verdict, Kind) {
+	t.Helper()
+	v, _, err := h.Ask(context.Background(), q)
+	if err != nil && kindOf(err) == "" {
+		t.Fatalf("an error of Ask that is no *Failure: %v", err)
+	}
+	if err != nil {
+		t.Log(err)
+	}
+	return v, kindOf(err)
+}
+
+func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	end := time.Now().Add(within)
+	for !ok() {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// goroutines waits for the number of goroutines to come down to what it was.
+func goroutines(t testing.TB, before int) {
+	t.Helper()
+	end := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, were %d\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

@@ -1,0 +1,238 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/sdk/wire"
+)
+
+// maxErrorText bounds the text of an error answer, in octets.
+const maxErrorText = 1000
+
+// lane is one stream of questions. Its handler reads frames; a worker beside it
+// runs the plugin's Ask and sends the answer, so that a Cancel is seen while the
+// plugin thinks.
+type lane struct {
+	stream wire.Plugin_LaneServer
+	plugin sdk.Plugin
+	work   chan *question
+	idle   chan struct{} // closed when the worker is gone
+
+	current *question // the handler's: the question whose End has not come, or the last one
+	ended   bool      // the handler's: End came for current
+}
+
+// question is one Ask on its way through the plugin.
+type question struct {
+	id       uint64
+	ctx      context.Context
+	cancel   context.CancelFunc
+	message  sdk.Message
+	body     *body
+	answered chan struct{} // closed before the answer is sent
+}
+
+func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin) *lane {
+	l := &lane{stream: stream, plugin: p, work: make(chan *question, 1), idle: make(chan struct{}), ended: true}
+	go l.worker()
+	return l
+}
+
+// close waits for the worker: a lane counts until its Ask has returned.
+func (l *lane) close() {
+	if l.current != nil {
+		l.current.cancel()
+		l.current.body.fail(context.Canceled)
+	}
+	close(l.work)
+	<-l.idle
+}
+
+// run reads frames until the host ends the stream.
+func (l *lane) run() error {
+	for {
+		f, err := l.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch x := f.GetFrame().(type) {
+		case *wire.HostFrame_Ask:
+			if err := l.begin(x.Ask); err != nil {
+				return err
+			}
+		case *wire.HostFrame_Chunk:
+			if l.current != nil && x.Chunk.GetId() == l.current.id && !l.ended {
+				l.current.body.feed(x.Chunk.GetData())
+			}
+		case *wire.HostFrame_End:
+			if l.current != nil && x.End.GetId() == l.current.id {
+				l.ended = true
+				l.current.body.end()
+			}
+		case *wire.HostFrame_Cancel:
+			if l.current != nil && x.Cancel.GetId() == l.current.id {
+				l.current.cancel()
+				l.current.body.fail(context.Canceled)
+			}
+		}
+	}
+}
+
+// begin hands a question to the worker.
+func (l *lane) begin(a *wire.Ask) error {
+	if l.current != nil {
+		select {
+		case <-l.current.answered:
+		default:
+			return status.Error(codes.InvalidArgument, "Ask before the Answer to the one before")
+		}
+		if !l.ended {
+			return status.Error(codes.InvalidArgument, "Ask before the End of the one before")
+		}
+	}
+	q := &question{id: a.GetId(), body: newBody(), answered: make(chan struct{})}
+	if n := a.GetDeadlineUnixNano(); n != 0 {
+		q.ctx, q.cancel = context.WithDeadline(l.stream.Context(), time.Unix(0, n))
+	} else {
+		q.ctx, q.cancel = context.WithCancel(l.stream.Context())
+	}
+	q.message = sdk.Message{Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body}
+	l.current, l.ended = q, false
+	l.work <- q
+	return nil
+}
+
+func (l *lane) worker() {
+	defer close(l.idle)
+	for q := range l.work {
+		// A reset ends the stream's context while the handler waits in feed.
+		stop := context.AfterFunc(q.ctx, func() { q.body.fail(context.Cause(q.ctx)) })
+		answer := &wire.Answer{Id: q.id}
+		verdict, err := l.ask(q)
+		stop()
+		q.cancel()
+		q.body.discard()
+		if err != nil {
+			answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
+		} else {
+			answer.Result = &wire.Answer_Verdict{Verdict: wire.ToVerdict(&verdict)}
+		}
+		close(q.answered)
+		// An error means that the stream is gone, which the handler sees too.
+		_ = l.stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}})
+	}
+}
+
+// ask calls the plugin and turns a panic into an error; see the package comment.
+func (l *lane) ask(q *question) (v sdk.Verdict, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			fmt.Fprintf(os.Stderr, "panic in Ask: %v\n%s", cause, debug.Stack())
+			v, err = sdk.Verdict{}, fmt.Errorf("panic in Ask: %v", cause)
+		}
+	}()
+	return l.plugin.Ask(q.ctx, &q.message)
+}
+
+func oneLine(s string) string {
+	if len(s) > maxErrorText {
+		s = s[:maxErrorText]
+	}
+	return strings.ToValidUTF8(strings.NewReplacer("\r", " ", "\n", " ").Replace(s), "\uFFFD")
+}
+
+// maxQueued is how many chunks may wait for the plugin to read them.
+const maxQueued = 4
+
+// body is the content of a question: fed by the handler, read by the plugin.
+type body struct {
+	mu    sync.Mutex
+	moved sync.Cond
+	queue [][]byte
+	done  bool  // End came
+	gone  bool  // Ask returned: throw the rest away
+	err   error // cancelled
+}
+
+func newBody() *body {
+	b := &body{}
+	b.moved.L = &b.mu
+	return b
+}
+
+// feed waits while the plugin is behind.
+func (b *body) feed(data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.queue) >= maxQueued && !b.gone && b.err == nil {
+		b.moved.Wait()
+	}
+	if b.gone || b.err != nil || len(data) == 0 {
+		return
+	}
+	b.queue = append(b.queue, data)
+	b.moved.Broadcast()
+}
+
+func (b *body) end() {
+	b.mu.Lock()
+	b.done = true
+	b.moved.Broadcast()
+	b.mu.Unlock()
+}
+
+func (b *body) fail(err error) {
+	b.mu.Lock()
+	if b.err == nil {
+		b.err = err
+	}
+	b.moved.Broadcast()
+	b.mu.Unlock()
+}
+
+func (b *body) discard() {
+	b.mu.Lock()
+	b.gone, b.queue = true, nil
+	b.moved.Broadcast()
+	b.mu.Unlock()
+}
+
+// Read implements io.Reader. It fails once the question is cancelled, so that no
+// verdict is formed about half a message.
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case b.err != nil:
+			return 0, b.err
+		case b.gone:
+			return 0, errors.New("read of a message after Ask returned")
+		case len(b.queue) > 0:
+			n := copy(p, b.queue[0])
+			if b.queue[0] = b.queue[0][n:]; len(b.queue[0]) == 0 {
+				b.queue = b.queue[1:]
+				b.moved.Broadcast()
+			}
+			return n, nil
+		case b.done:
+			return 0, io.EOF
+		}
+		b.moved.Wait()
+	}
+}
