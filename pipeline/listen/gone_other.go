@@ -1,0 +1,6 @@
+//go:build !linux
+
+package listen
+
+// Gone reports whether the client has closed its side; elsewhere than on Linux that is not looked for.
+func (c *Conn) Gone(bool) bool { return c.closed.Load() }

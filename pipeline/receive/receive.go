@@ -1,0 +1,281 @@
+package receive
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/listen"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/blob"
+)
+
+// The protocols, as [listener.X] protocol has them.
+const (
+	SMTP       = "smtp"
+	Submission = "submission"
+	LMTP       = "lmtp"
+)
+
+// Pipeline is what receive asks; *pipeline.Pipeline is one. Both methods are called from the goroutine of a connection,
+// from many at a time. A Reply that is not OK goes to the peer after Clean.
+type Pipeline interface {
+	// Recipient decides about one RCPT and, if it is accepted, adds it to m.
+	Recipient(ctx context.Context, m *pipeline.Message, address string, params pipeline.RecipientParams) pipeline.Reply
+
+	// Submit takes over a message whose content has arrived. It owns m from then on, whatever the result. When ctx ends
+	// before the commit, because the peer has gone or the server has to stop, nothing may be committed.
+	Submit(ctx context.Context, m *pipeline.Message) pipeline.Result
+}
+
+// Errors of Accounts.Login that a peer is told about; any other is a passing trouble of ours.
+var (
+	ErrBadLogin = errors.New("unknown account or wrong password")
+	ErrSlowDown = errors.New("too many failed logins")
+)
+
+// Accounts proves logins and knows whose addresses are whose. It is called from the goroutine of a connection.
+type Accounts interface {
+	// Login checks a password and returns the account's address. It fails with ErrBadLogin, ErrSlowDown or a passing
+	// trouble. It must not keep or log the password.
+	Login(ctx context.Context, user, password string, client netip.Addr) (address string, err error)
+
+	// MaySendAs reports whether address belongs to the account: one of its own, an alias that leads to it, or in its
+	// send_as (RULES A1).
+	MaySendAs(ctx context.Context, login, address string) (bool, error)
+}
+
+// Resolver finds the name of a client; pipeline/resolver has one.
+type Resolver interface {
+	LookupPTR(ctx context.Context, addr netip.Addr) ([]string, error)
+	LookupIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Options is what New takes.
+type Options struct {
+	Hostname            string
+	Protocol            string // SMTP, Submission or LMTP
+	Listener            string // its name in TOML
+	TLS                 *tls.Config
+	ImplicitTLS         bool // TLS from the first octet; otherwise a TLS that is not nil is offered as STARTTLS
+	AllowPlaintextLogin bool
+	Config              Config
+	Limits              listen.Config
+	Pipeline            Pipeline
+	Accounts            Accounts // Submission only
+	Resolver            Resolver // nil: names are not looked up
+	Blobs               *blob.Store
+	NewID               func() storage.ID
+	Ready               func() pipeline.Reply // asked at each MAIL; not OK when there is no room for mail; nil: always OK
+	Logger              *slog.Logger
+	Clock               func() time.Time // nil: time.Now
+}
+
+// Server receives on any number of listeners. Make one with New; a Server is not used again after Shutdown.
+type Server struct {
+	options Options
+	tls     *tls.Config
+	base    context.Context
+	cancel  context.CancelCauseFunc
+	buffers sync.Pool // of *[largeBuffer]byte
+	errors  *log.Logger
+
+	started string // of session IDs
+	serial  atomic.Uint64
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	gates     map[*gate]struct{}
+	stopping  bool
+	empty     chan struct{} // closed when stopping and the last connection has ended
+}
+
+// ErrStopped is what Serve returns after Shutdown, and the cause of the contexts that end when its patience does.
+var ErrStopped = errors.New("the server stops")
+
+// New returns a server that is ready to Serve.
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Protocol != SMTP && o.Protocol != Submission && o.Protocol != LMTP:
+		return nil, fmt.Errorf("listener %s: %q is not a protocol of receive", o.Listener, o.Protocol)
+	case o.Protocol == Submission && o.Accounts == nil:
+		return nil, fmt.Errorf("listener %s: submission without accounts", o.Listener)
+	case o.ImplicitTLS && o.TLS == nil:
+		return nil, fmt.Errorf("listener %s: implicit TLS without a certificate", o.Listener)
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Ready == nil {
+		o.Ready = func() pipeline.Reply { return pipeline.Reply{} }
+	}
+	s := &Server{
+		options: o, tls: serverTLS(o.TLS),
+		started:   strconv.FormatInt(o.Clock().Unix(), 36),
+		listeners: make(map[net.Listener]struct{}),
+		gates:     make(map[*gate]struct{}),
+		empty:     make(chan struct{}),
+	}
+	s.buffers.New = func() any { return new([largeBuffer]byte) }
+	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.errors = slog.NewLogLogger(o.Logger.With("stage", pipeline.StageReceive, "listener", o.Listener).Handler(), slog.LevelError)
+	return s, nil
+}
+
+// Serve accepts from l, best a *listen.Listener, until Shutdown or until l fails. It owns l.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return ErrStopped
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	for {
+		raw, err := l.Accept()
+		if err != nil {
+			if s.isStopping() {
+				return ErrStopped
+			}
+			return fmt.Errorf("receive on listener %s: %w", s.options.Listener, err)
+		}
+		s.start(raw)
+	}
+}
+
+// start gives a connection to a library server of its own, which runs it in a goroutine of its own.
+func (s *Server) start(raw net.Conn) {
+	g := newGate(s, raw)
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		raw.Close()
+		return
+	}
+	s.gates[g] = struct{}{}
+	s.mu.Unlock()
+
+	lib := smtp.NewServer(smtp.BackendFunc(g.newSession))
+	lib.Domain = s.options.Hostname
+	lib.LMTP = s.options.Protocol == LMTP
+	lib.MaxRecipients = s.options.Config.MaxRecipients
+	lib.MaxMessageBytes = s.options.Config.MaxSize.Int64()
+	lib.MaxLineLength = 0 // it would hold for content too; the gate has limits of its own
+	lib.EnableSMTPUTF8, lib.EnableDSN = true, true
+	lib.AllowInsecureAuth = true // the gate knows about TLS, the library does not
+	lib.ErrorLog = s.errors
+	if !s.options.ImplicitTLS {
+		lib.TLSConfig = s.tls // only so that EHLO offers STARTTLS
+	}
+	g.lib = lib
+	_ = lib.Serve(&once{conn: g}) // starts the goroutine and returns
+}
+
+// once is a listener with one connection.
+type once struct{ conn net.Conn }
+
+func (o *once) Accept() (net.Conn, error) {
+	if c := o.conn; c != nil {
+		o.conn = nil
+		return c, nil
+	}
+	return nil, io.EOF
+}
+
+func (o *once) Close() error   { return nil }
+func (o *once) Addr() net.Addr { return &net.TCPAddr{} }
+
+// newSession is the library's call at the first EHLO.
+func (g *gate) newSession(*smtp.Conn) (smtp.Session, error) {
+	g.session.greet()
+	return g.session, nil
+}
+
+// Shutdown stops accepting, tells connections that are not in the middle of a message to go (421), lets the others finish
+// it, and returns when all have ended. When ctx ends before, those that are left are cut off, nothing more is committed,
+// and ctx's error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.stopping {
+		s.stopping = true
+		if len(s.gates) == 0 {
+			close(s.empty)
+		}
+	}
+	for l := range s.listeners {
+		l.Close()
+	}
+	gates := s.snapshot()
+	s.mu.Unlock()
+	for _, g := range gates {
+		g.stop()
+	}
+	select {
+	case <-s.empty:
+		s.cancel(ErrStopped)
+		return nil
+	case <-ctx.Done():
+	}
+	s.cancel(ErrStopped)
+	s.mu.Lock()
+	gates = s.snapshot()
+	s.mu.Unlock()
+	for _, g := range gates {
+		g.raw.Close()
+	}
+	<-s.empty
+	return fmt.Errorf("stop listener %s: %d connections were cut off: %w", s.options.Listener, len(gates), ctx.Err())
+}
+
+// snapshot returns the open connections; s.mu is held.
+func (s *Server) snapshot() []*gate {
+	gates := make([]*gate, 0, len(s.gates))
+	for g := range s.gates {
+		gates = append(gates, g)
+	}
+	return gates
+}
+
+// drop forgets a connection that has ended.
+func (s *Server) drop(g *gate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.gates[g]; !open {
+		return
+	}
+	delete(s.gates, g)
+	if s.stopping && len(s.gates) == 0 {
+		close(s.empty)
+	}
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// Open returns the number of connections.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.gates)
+}
+
+func (s *Server) nextSession() string {
+	return s.started + "-" + strconv.FormatUint(s.serial.Add(1), 36)
+}

@@ -1,0 +1,203 @@
+package receive
+
+import (
+	"context"
+	"crypto/tls"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/blob"
+)
+
+// session is what the library calls: the commands that have passed the gate. One lasts as long as its connection.
+type session struct {
+	gate *gate
+
+	// Of the connection's goroutine.
+	helo  string
+	login string // address of the account, or ""
+	name  *lookup
+
+	mu sync.Mutex
+	tx *transaction // nil outside a transaction; read by the goroutine of BDAT too
+}
+
+// transaction is one message from MAIL to its end.
+type transaction struct {
+	message *pipeline.Message
+	keys    []string // the recipients as the library calls them, for LMTP
+	chunked bool     // BDAT has begun
+	content bool     // DATA has begun
+}
+
+var _ smtp.LMTPSession = (*session)(nil)
+var _ smtp.AuthSession = (*session)(nil)
+
+// greet is called when EHLO, HELO or LHLO has been accepted.
+func (s *session) greet() {
+	g := s.gate
+	g.greeted, g.esmtp = true, g.verb != "HELO"
+	s.helo = g.pendingHelo
+}
+
+// idle reports whether no transaction is under way. Like inContent it is for the goroutine that changes tx.
+func (s *session) idle() bool { return s.tx == nil }
+
+// inContent reports whether the content of a message is arriving.
+func (s *session) inContent() bool { return s.tx != nil && (s.tx.content || s.tx.chunked) }
+
+func (s *session) current() *transaction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx
+}
+
+func (s *session) setTx(tx *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tx = tx
+}
+
+// beginChunks marks the transaction as one of BDAT, before the library starts the goroutine that reads it.
+func (s *session) beginChunks(tx *transaction) {
+	if !tx.chunked {
+		tx.chunked = true
+		s.gate.until = time.Now().Add(s.gate.server.options.Config.TransactionTimeout.Std())
+	}
+}
+
+// Reset forgets the transaction: RSET, EHLO, and the end of each message.
+func (s *session) Reset() {
+	s.setTx(nil)
+	switch s.gate.verb {
+	case "EHLO", "HELO", "LHLO":
+		s.greet()
+	}
+}
+
+// Logout is the end of the connection. A transaction that BDAT is reading ends by itself, since its pipe breaks.
+func (s *session) Logout() error {
+	s.setTx(nil)
+	return nil
+}
+
+// origin says where a message of this connection comes from (RULES A1).
+func (s *session) origin() sdk.Origin {
+	switch {
+	case s.gate.server.options.Protocol == LMTP:
+		return sdk.LMTP
+	case s.login != "":
+		return sdk.Login
+	case s.gate.trust:
+		return sdk.Trusted
+	}
+	return sdk.Stranger
+}
+
+func (s *session) peer() *pipeline.Peer {
+	g := s.gate
+	p := &pipeline.Peer{
+		Listener: g.server.options.Listener, Session: g.id, Addr: g.client, Helo: s.helo,
+		ESMTP: g.esmtp, LMTP: g.server.options.Protocol == LMTP, Login: s.login,
+	}
+	if g.tls != nil {
+		p.TLS, p.Cipher = tls.VersionName(g.tls.Version), tls.CipherSuiteName(g.tls.CipherSuite)
+	}
+	return p
+}
+
+// Mail begins a transaction. The address is the gate's: the library's has lost its quotes.
+func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
+	o := &s.gate.server.options
+	if reply := o.Ready(); !reply.OK() {
+		return smtpError(reply)
+	}
+	sender := s.gate.path.address
+	if s.login != "" && sender != "" {
+		ctx, cancel := context.WithTimeout(s.gate.server.base, lookupTime)
+		ok, err := o.Accounts.MaySendAs(ctx, s.login, sender)
+		cancel()
+		switch {
+		case err != nil:
+			o.Logger.Error("sender not checked", "session", s.gate.id, "stage", pipeline.StageReceive, "action", "defer", "why", err)
+			return smtpError(pipeline.ReplyTryLater)
+		case !ok:
+			s.gate.log("sender refused", "action", "reject", "login", s.login, "from", sender, "why", "not an address of the account")
+			return smtpError(replyNotYours)
+		}
+	}
+	s.startLookup()
+	s.setTx(&transaction{message: &pipeline.Message{
+		ID: o.NewID(), Origin: s.origin(), Peer: s.peer(), Received: o.Clock(), Sender: sender,
+		Params: pipeline.SenderParams{
+			Size: opts.Size, Body: string(opts.Body), SMTPUTF8: opts.UTF8,
+			Ret: string(opts.Return), EnvID: opts.EnvelopeID,
+		},
+	}})
+	return nil
+}
+
+// Recipients beyond so many refused ones are answered late.
+const patience = 5
+
+// Rcpt asks the pipeline about a recipient.
+func (s *session) Rcpt(key string, opts *smtp.RcptOptions) error {
+	o := &s.gate.server.options
+	m := s.tx.message
+	address := s.gate.path.address
+	if o.Protocol != LMTP { // where each RCPT is owed a reply of its own (RFC 2033 section 4.2)
+		for _, r := range m.Recipients {
+			if r.Address == address {
+				return nil
+			}
+		}
+	}
+	params := pipeline.RecipientParams{ORcpt: s.gate.orcpt}
+	for _, n := range opts.Notify {
+		params.Notify = append(params.Notify, string(n))
+	}
+	ctx, cancel := context.WithTimeout(s.gate.server.base, lookupTime)
+	defer cancel()
+	reply := o.Pipeline.Recipient(ctx, m, address, params)
+	if reply.OK() {
+		s.tx.keys = append(s.tx.keys, key)
+		return nil
+	}
+	s.refused(address, reply)
+	return smtpError(reply)
+}
+
+// refused counts a refused recipient: who guesses addresses is slowed down, then shut out. The first few are logged.
+func (s *session) refused(address string, reply pipeline.Reply) {
+	g := s.gate
+	g.refused++
+	if g.refused <= patience {
+		g.log("recipient refused", "id", s.tx.message.ID.String(), "from", s.tx.message.Sender, "to", address,
+			"action", "reject", "why", reply.String())
+		return
+	}
+	select {
+	case <-time.After(g.server.options.Config.RefuseDelay.Std()):
+	case <-g.server.base.Done():
+	}
+}
+
+// smtpReplies is how Session.Data answers: the library writes the code of an *smtp.SMTPError whatever it is, so that the
+// 250 can name the queue ID.
+func (s *session) answer(reply pipeline.Reply) error { return smtpError(reply) }
+
+// lookupTime bounds what is looked up for one command.
+const lookupTime = 30 * time.Second
+
+// newSpool returns a spool for the message, with room for what it announced.
+func (s *session) newSpool(tx *transaction) *blob.Spool {
+	spool := s.gate.server.options.Blobs.NewSpool()
+	if tx.message.Params.Size > 0 {
+		spool.Expect(tx.message.Params.Size)
+	}
+	return spool
+}
