@@ -1,2 +1,27 @@
-// Package account knows who exists and how they prove it.
+// Package account knows who exists and how they prove it (RULES B7).
+//
+// Directory finds accounts by address, through a bounded cache, and verifies passwords. It writes the keys
+// system/address/ADDRESS, account/ID 'a' and account/ID 'c' (FORMAT.md) and nothing else; storage makes and removes
+// accounts with it.
+//
+// # Addresses
+//
+// An address names an account without regard to case (RULES A10): the local part is put into NFC and lower case, the domain
+// into lower-case A-labels. Subaddresses and aliases are not this package's business.
+//
+// # Passwords
+//
+// A credential holds argon2id (19 MiB, t=2, p=1) and the keys of SCRAM-SHA-256 (RFC 5802, 7677), so that both ways of
+// logging in work from one record. Passwords are prepared by PRECIS OpaqueString (RFC 8265). They, and whatever derives
+// from them, are never logged and never part of an error.
+//
+// At most GOMAXPROCS hashes are computed at once; who waits too long gets ErrBusy, a temporary failure. A verified login is
+// remembered for ten minutes under an HMAC with a key of this process, which covers the credential's serial: a change makes
+// it worthless. Unknown accounts cost the same time as a wrong password.
+//
+// # Guessing
+//
+// Failures are counted for each peer (an IPv6 /64 is one) and for each pair of account and peer. After 5 for a pair, or 20
+// for a peer, every further attempt waits, twice as long each time, and after five of those it is refused with ErrBlocked
+// until nothing failed for a quarter of an hour. Counters live in bounded memory.
 package account
