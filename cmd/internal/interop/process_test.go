@@ -152,3 +152,9 @@ func eventually(t testing.TB, limit time.Duration, what string, ask func() bool)
 		}
 	}
 }
+
+const raceMark = "WARNING: DATA RACE"
+
+func containsRace(log string) bool { return strings.Contains(log, raceMark) }
+
+func raceReport(log string) string { return log[strings.Index(log, raceMark):] }
