@@ -31,7 +31,7 @@ func (m *Message) SetContent(d *blob.Draft) error {
 	return nil
 }
 
-// readHeader returns the header without the empty line that ends it.
+// readHeader returns the header with the empty line that ends it.
 func readHeader(d *blob.Draft) ([]byte, error) {
 	octets := d.Bytes()
 	if octets == nil {
@@ -90,10 +90,8 @@ func (m *Message) Versions() (versions []*Version, of []int) {
 
 // Open returns the octets of a version: what plugins are asked about, and what
 // would be delivered if nothing changes it further.
-func (m *Message) Open(v *Version) (r io.Reader, size int64) {
-	variant := v.Variant(m.arrived)
-	size = variant.Size(m.Content.Size())
-	return io.NewSectionReader(variant.Reader(m.Content, m.Content.Size()), 0, size), size
+func (m *Message) Open(v *Version) (*blob.VariantReader, error) {
+	return v.Variant(m.arrived).Reader(m.Content, m.Content.Size())
 }
 
 // applyChanges applies what plugins asked for, each recipient its own list, and

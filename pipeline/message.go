@@ -57,7 +57,8 @@ type Message struct {
 	Score float64 // spam points of all phases so far
 	Tags  map[string]string
 
-	arrived *Version // the octets as they arrived
+	arrived *Version  // the octets as they arrived
+	via     *Pipeline // with which it began
 }
 
 // Recipient is one RCPT TO, and what was decided about it.

@@ -27,9 +27,13 @@ import (
 // Committer is the queue as the pipeline sees it. Commit takes responsibility
 // for every hop of every recipient: it returns nil only when the message is on
 // stable storage, in one batch. On an error nothing was committed. It owns
-// m.Content from the moment at which it returns nil.
+// m.Content from the call on, whatever it returns.
+//
+// Refused keeps the trace of a message that the peer was told no about. Nothing
+// waits for it, and it may be lost in a crash: the message was never ours.
 type Committer interface {
 	Commit(ctx context.Context, m *Message) error
+	Refused(ctx context.Context, m *Message)
 }
 
 // RecipientRouter answers RCPT: where the address leads, or why it is refused.
@@ -108,7 +112,7 @@ func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
 		return p.abandon(ctx, m)
 	}
 	if !decision.Commits() {
-		return p.refuse(m, &decision)
+		return p.refuse(ctx, m, &decision)
 	}
 	land(m, mixed)
 	return p.commit(ctx, m, &decision)
@@ -205,20 +209,23 @@ func (p *Pipeline) abandon(ctx context.Context, m *Message) Result {
 	return Result{Reply: ReplyTryLater, Each: same(m, ReplyTryLater)}
 }
 
-func (p *Pipeline) refuse(m *Message, d *Decision) Result {
+func (p *Pipeline) refuse(ctx context.Context, m *Message, d *Decision) Result {
 	m.Content.Discard()
 	for _, i := range d.Deferred {
 		if m.Peer != nil {
 			p.deferred.add(deferralOf(m.Sender, m.Recipients[i].Address, m.Peer.Addr), p.Now())
 		}
 	}
+	m.Trace.Add(trace.Event{
+		At: p.Now(), Stage: StageReceive, Action: "refused", Took: p.Now().Sub(m.Received), Text: d.Reply.Clean().String(),
+	})
+	p.Queue.Refused(ctx, m)
 	p.logFate(m)
 	return Result{Reply: d.Reply.Clean(), Each: d.Each}
 }
 
 func (p *Pipeline) commit(ctx context.Context, m *Message, d *Decision) Result {
 	if err := p.Queue.Commit(ctx, m); err != nil {
-		m.Content.Discard()
 		reply := ReplyTryLater
 		if errors.Is(err, kv.ErrFull) {
 			reply = ReplyDiskFull

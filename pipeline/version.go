@@ -15,7 +15,6 @@ import (
 // and recipients with equal changes share one (RULES A4).
 type Version struct {
 	fields []Field
-	header int64 // octets of the arrived header, the empty line excluded
 }
 
 // Field is one header field of a Version.
@@ -37,7 +36,7 @@ func (f Field) Value() string {
 // newVersion indexes the header of a message that arrived.
 func newVersion(header []byte) *Version {
 	found := mime.Fields(header)
-	v := &Version{fields: make([]Field, 0, len(found)+4), header: int64(len(header))}
+	v := &Version{fields: make([]Field, 0, len(found)+4)}
 	for _, f := range found {
 		v.fields = append(v.fields, Field{
 			Name: f.Name, Raw: header[f.Start:f.End],
@@ -49,6 +48,15 @@ func newVersion(header []byte) *Version {
 
 // Fields returns the header's fields from the top; the slice must not be changed.
 func (v *Version) Fields() []Field { return v.fields }
+
+// HeaderSize returns the octets of the header with the empty line that ends it.
+func (v *Version) HeaderSize() int64 {
+	size := int64(2)
+	for _, f := range v.fields {
+		size += int64(len(f.Raw))
+	}
+	return size
+}
 
 // Get returns the first field of that name from the top, and whether there is one.
 func (v *Version) Get(name string) (Field, bool) {
@@ -75,7 +83,7 @@ func (v *Version) Count(name string) int {
 // field which is not there changes nothing. An error means that a change was
 // malformed; v is unaffected.
 func (v *Version) Apply(changes []sdk.Change) (*Version, error) {
-	next := &Version{fields: append(make([]Field, 0, len(v.fields)+len(changes)), v.fields...), header: v.header}
+	next := &Version{fields: append(make([]Field, 0, len(v.fields)+len(changes)), v.fields...)}
 	for _, c := range changes {
 		if err := next.apply(c); err != nil {
 			return nil, fmt.Errorf("change field %q: %w", c.Name, err)
@@ -147,7 +155,7 @@ func (v *Version) remove(name string, index int) {
 // Front returns v with a finished field, CRLF included, on top.
 func (v *Version) Front(raw []byte) *Version {
 	name, _, _ := bytes.Cut(raw, []byte(":"))
-	next := &Version{fields: make([]Field, 0, len(v.fields)+4), header: v.header}
+	next := &Version{fields: make([]Field, 0, len(v.fields)+4)}
 	next.fields = append(next.fields, Field{Name: string(name), Raw: raw, off: -1})
 	next.fields = append(next.fields, v.fields...)
 	return next
@@ -165,7 +173,7 @@ func (v *Version) Without(drop func(Field) bool) (*Version, int) {
 	if dropped == 0 {
 		return v, 0
 	}
-	next := &Version{fields: make([]Field, 0, len(v.fields)), header: v.header}
+	next := &Version{fields: make([]Field, 0, len(v.fields))}
 	for _, f := range v.fields {
 		if !drop(f) {
 			next.fields = append(next.fields, f)

@@ -15,9 +15,11 @@ const arrivedHeader = "Received: one\r\nReceived: two\r\nSubject: hello\r\n  fol
 func render(t *testing.T, v, arrived *Version, octets string) string {
 	t.Helper()
 	variant := v.Variant(arrived)
-	size := variant.Size(int64(len(octets)))
-	r := variant.Reader(strings.NewReader(octets), int64(len(octets)))
-	got, err := io.ReadAll(io.NewSectionReader(r, 0, size))
+	r, err := variant.Reader(strings.NewReader(octets), int64(len(octets)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(r.Section(0, variant.Size(int64(len(octets)))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,23 +20,43 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	var b kv.Batch
 	e, err := q.stage(ctx, &b, m)
 	if err != nil {
+		q.withdraw(m)
 		return fmt.Errorf("commit %s: %w", m.ID, err)
 	}
-	inMemory := len(e.recipients) == 0 || q.claim(e)
+	inMemory := len(e.recipients) > 0 && q.claim(e)
 	pos, err := q.Store.KV().Apply(ctx, &b)
-	if err == nil {
-		err = q.Store.WaitDurable(context.WithoutCancel(ctx), pos)
-	}
 	if err != nil {
-		if inMemory {
-			q.release(e)
-		}
-		return fmt.Errorf("commit %s: %w", m.ID, err)
+		q.withdraw(m)
+	} else {
+		err = q.Store.WaitDurable(context.WithoutCancel(ctx), pos)
+		m.Content.Discard()
 	}
-	if inMemory && len(e.recipients) > 0 {
+	switch {
+	case err != nil && inMemory:
+		q.release(e)
+	case inMemory:
 		q.push(e)
 	}
+	if err != nil {
+		return fmt.Errorf("commit %s: %w", m.ID, err)
+	}
 	return nil
+}
+
+// withdraw removes what was made durable for a batch that was not applied.
+func (q *Queue) withdraw(m *pipeline.Message) {
+	if err := m.Content.Withdraw(); err != nil {
+		q.Logger.Warn("content file left behind", "id", m.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
+	}
+}
+
+// Refused keeps the trace of a message that was refused (pipeline.Committer).
+func (q *Queue) Refused(ctx context.Context, m *pipeline.Message) {
+	var b kv.Batch
+	trace.Put(&b, m.ID, m.Trace)
+	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
+		q.Logger.Warn("trace not kept", "id", m.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
+	}
 }
 
 // stage adds everything about a new message to b.

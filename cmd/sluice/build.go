@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+
+	"github.com/sluicemail/sluice/cmd/internal/config"
+	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/kv/pebble"
+)
+
+// This file turns tables of the configuration into what the rooms take.
+
+// openStore opens the store of a configuration; the caller holds its lock. fatal
+// is called when the engine can't go on, and must not return.
+func openStore(ctx context.Context, c *config.Config, logger *slog.Logger, fatal func(error)) (*storage.Store, error) {
+	return storage.Open(ctx, storage.Options{
+		Dir:    c.DataDir,
+		Budget: blob.NewBudget(c.MaxBuffered.Int64()),
+		Logger: logger,
+		Pebble: pebble.Options{
+			MinFree: c.MinFree.Int64(),
+			Ballast: filepath.Join(c.DataDir, "ballast"),
+			Fatal:   fatal,
+		},
+	})
+}
+
+// newTable returns where addresses go.
+func newTable(c *config.Config, store *storage.Store) (*route.Table, error) {
+	domains := make(map[string]route.Domain, len(c.Domain))
+	for name, d := range c.Domain {
+		domains[name] = d.Domain
+	}
+	return route.NewTable(domains, c.Postmaster, store.Accounts())
+}
+
+func queueSettings(c *config.Config) map[string]queue.Config {
+	settings := make(map[string]queue.Config, len(c.Pipeline))
+	for name, p := range c.Pipeline {
+		settings[name] = p.Queue
+	}
+	return settings
+}
+
+// pluginNames returns the plugins that pipelines ask and those with a table, in
+// order.
+func pluginNames(c *config.Config) []string {
+	var names []string
+	for name := range c.Plugin {
+		names = append(names, name)
+	}
+	for _, p := range c.Pipeline {
+		names = append(names, p.AntiSpam.Plugins...)
+		names = append(names, p.AntiVirus.Plugins...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// pluginConfig returns the table of a plugin; one named without a table is the
+// builtin of that name (RULES D1).
+func pluginConfig(c *config.Config, name string) pluginhost.Config {
+	if pc, ok := c.Plugin[name]; ok {
+		return *pc
+	}
+	pc := pluginhost.DefaultConfig()
+	pc.Name, pc.Builtin = name, name
+	return pc
+}
+
+func pluginConfigs(c *config.Config) []pluginhost.Config {
+	var list []pluginhost.Config
+	for _, name := range pluginNames(c) {
+		if pc := pluginConfig(c, name); pc.Mode != pluginhost.Off {
+			list = append(list, pc)
+		}
+	}
+	return list
+}
+
+func newHost(c *config.Config, logger *slog.Logger) (*pluginhost.Host, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program, to start plugins with: %w", err)
+	}
+	return pluginhost.New(pluginhost.Options{
+		Program: self, StateDir: filepath.Join(c.DataDir, "plugin"), Logger: logger,
+	})
+}
+
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked by the configuration
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// tuneMemory lets the garbage collector run less often while the heap is small:
+// most of a mail server's garbage is short-lived, and Go's default would collect
+// it hundreds of times a second. Above the soft limit it works as hard as needed.
+// Who sets GOGC or GOMEMLIMIT decides instead.
+func tuneMemory() {
+	const softLimit = 256 << 20
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(softLimit)
+	}
+}

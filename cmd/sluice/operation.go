@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/sluicemail/sluice/cmd/internal/config"
+	"github.com/sluicemail/sluice/cmd/internal/control"
+	"github.com/sluicemail/sluice/cmd/internal/datadir"
+	"github.com/sluicemail/sluice/storage"
+)
+
+// operation is what a command asks of the store. The server runs it when there is
+// one, otherwise the command opens the store and runs it by itself (RULES D5), so
+// both give the same answer.
+type operation struct {
+	name string
+	run  func(ctx context.Context, s *storage.Store, request json.RawMessage, emit func(item any) error) error
+}
+
+// operations lists them all; startControl offers each on the socket.
+func operations() []operation {
+	return []operation{traceOperation(), queueListOperation(), queueShowOperation()}
+}
+
+// typed decodes the request of an operation.
+func typed[T any](run func(ctx context.Context, s *storage.Store, request T, emit func(item any) error) error) func(context.Context, *storage.Store, json.RawMessage, func(any) error) error {
+	return func(ctx context.Context, s *storage.Store, raw json.RawMessage, emit func(any) error) error {
+		return control.Typed(func(ctx context.Context, request T, emit func(any) error) error {
+			return run(ctx, s, request, emit)
+		})(ctx, raw, emit)
+	}
+}
+
+// commandLockWait is how long a command waits for another process to leave the
+// store (RULES D5).
+const commandLockWait = 5 * time.Second
+
+// perform runs an operation where the store is, and hands each item of the answer
+// to each.
+func (a *app) perform(ctx context.Context, c *config.Config, op operation, request any, each func(json.RawMessage) error) error {
+	client := control.NewClient(c.DataDir)
+	for {
+		err := client.Call(ctx, op.name, request, each)
+		if !errors.Is(err, control.ErrNotRunning) {
+			return err
+		}
+		if err := datadir.BecomeOwner(c.DataDir, os.Args); err != nil {
+			return err
+		}
+		lock, err := datadir.Acquire(ctx, c.DataDir, "sluice "+op.name, commandLockWait, nil)
+		if errors.Is(err, datadir.ErrLocked) && client.Running(ctx) {
+			continue // a server came up meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		defer lock.Unlock()
+		return a.performHere(ctx, c, op, request, each)
+	}
+}
+
+func (a *app) performHere(ctx context.Context, c *config.Config, op operation, request any, each func(json.RawMessage) error) (err error) {
+	raw, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("encode the request %s: %w", op.name, err)
+	}
+	store, err := openStore(ctx, c, slog.New(slog.DiscardHandler), func(err error) {
+		fmt.Fprintln(a.stderr, "sluice: the store has failed: "+err.Error())
+		os.Exit(exitFailed)
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close(ctx)) }()
+	return op.run(ctx, store, raw, func(item any) error {
+		raw, err := json.Marshal(item)
+		if err != nil {
+			return err
+		}
+		return each(raw)
+	})
+}
+
+// show performs an operation and prints each item: as it is with --json, else by
+// text.
+func show[T any](ctx context.Context, a *app, op operation, request any, text func(w io.Writer, item T)) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	return a.perform(ctx, c, op, request, func(raw json.RawMessage) error {
+		if a.json {
+			_, err := fmt.Fprintf(a.stdout, "%s\n", raw)
+			return err
+		}
+		var item T
+		if err := json.Unmarshal(raw, &item); err != nil {
+			return fmt.Errorf("read the answer to %s: %w", op.name, err)
+		}
+		text(a.stdout, item)
+		return nil
+	})
+}
+
+// startControl offers the operations, and what only a running server can do, on
+// the socket.
+func (s *server) startControl(ctx context.Context) error {
+	s.control = control.NewServer(s.config.DataDir, s.logger)
+	for _, op := range operations() {
+		s.control.Handle(op.name, func(ctx context.Context, request json.RawMessage, emit func(any) error) error {
+			return op.run(ctx, s.store, request, emit)
+		})
+	}
+	s.control.Handle("reload", control.Typed(func(ctx context.Context, request reloadRequest, _ func(any) error) error {
+		return s.reload(ctx, request.Path)
+	}))
+	s.control.Handle("plugin/list", func(_ context.Context, _ json.RawMessage, emit func(any) error) error {
+		for _, state := range s.plugins.States() {
+			if err := emit(state); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s.control.Start(context.WithoutCancel(ctx))
+}

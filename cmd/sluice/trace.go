@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/storage"
+)
+
+// traceRequest asks for the traces of the messages that Word finds: a queue ID,
+// an address or a Message-ID.
+type traceRequest struct {
+	Word  string `json:"word"`
+	Limit int    `json:"limit"`
+}
+
+func traceOperation() operation {
+	return operation{"trace", typed(findTraces)}
+}
+
+func findTraces(ctx context.Context, s *storage.Store, r traceRequest, emit func(any) error) error {
+	ids, err := tracedIDs(ctx, s, r)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		story, err := trace.Get(ctx, s.KV(), id)
+		if errors.Is(err, trace.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := emit(story); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tracedIDs(ctx context.Context, s *storage.Store, r traceRequest) ([]storage.ID, error) {
+	limit := min(max(r.Limit, 1), 10_000)
+	if r.Word == "" {
+		return trace.Latest(ctx, s.KV(), limit)
+	}
+	if id, err := storage.ParseID(r.Word); err == nil {
+		if _, err := trace.Get(ctx, s.KV(), id); err == nil {
+			return []storage.ID{id}, nil
+		}
+	}
+	ids, err := trace.Find(ctx, s.KV(), r.Word, limit)
+	if err == nil && len(ids) == 0 {
+		err = fmt.Errorf("no message with the ID, address or Message-ID %q; traces are kept for 30 days", r.Word)
+	}
+	return ids, err
+}
+
+func (a *app) traceCommand() *cobra.Command {
+	request := traceRequest{Limit: 10}
+	cmd := &cobra.Command{
+		Use:   "trace [ID|ADDRESS|MESSAGE-ID]",
+		Short: "show what happened to a message: who was asked, what they said, where it went",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				request.Word = strings.TrimSpace(args[0])
+			}
+			return show(cmd.Context(), a, traceOperation(), request, printStory)
+		},
+	}
+	cmd.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`, newest first")
+	return cmd
+}
+
+// printStory prints one message's trace as a table.
+func printStory(w io.Writer, s trace.Story) {
+	fmt.Fprintf(w, "%s  %s  from <%s> to <%s>  %d octets\n", s.ID, s.Received.Local().Format(time.DateTime), s.Sender,
+		strings.Join(s.Recipients, ">, <"), s.Size)
+	fmt.Fprintf(w, "  %s by listener %s, pipeline %s, from %s\n", s.Origin, orDash(s.Listener), s.Pipeline, client(s.Head))
+	t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "  STAGE\tWHO\tVERDICT\tSCORE\tMS\tWHY")
+	for _, e := range s.Events {
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", e.Stage, orDash(who(e)), e.Action, score(e), millis(e.Took), because(e))
+	}
+	t.Flush()
+	fmt.Fprintln(w)
+}
+
+func client(h trace.Head) string {
+	text := orDash(h.Client)
+	if h.ClientName != "" {
+		text += " (" + h.ClientName + ")"
+	}
+	if h.Helo != "" {
+		text += " helo " + h.Helo
+	}
+	if h.TLS != "" {
+		text += ", " + h.TLS
+	}
+	if h.Login != "" {
+		text += ", logged in as " + h.Login
+	}
+	return text
+}
+
+func who(e trace.Event) string {
+	if e.Plugin != "" && e.Version != "" {
+		return e.Plugin + " " + e.Version
+	}
+	return e.Plugin + e.Recipient
+}
+
+func score(e trace.Event) string {
+	if e.Score == 0 {
+		return "-"
+	}
+	return strconv.FormatFloat(e.Score, 'f', -1, 64)
+}
+
+func millis(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
+
+// because puts an event's reasons into one line.
+func because(e trace.Event) string {
+	var parts []string
+	for _, d := range e.Detections {
+		parts = append(parts, "found "+d)
+	}
+	for _, r := range e.Reasons {
+		text := r.Symbol
+		if r.Score != 0 {
+			text += fmt.Sprintf("=%g", r.Score)
+		}
+		if r.Text != "" {
+			text += " (" + r.Text + ")"
+		}
+		parts = append(parts, text)
+	}
+	if e.Text != "" {
+		parts = append(parts, e.Text)
+	}
+	parts = append(parts, e.Changes...)
+	return strings.Join(parts, "; ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
