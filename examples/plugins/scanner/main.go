@@ -1,0 +1,45 @@
+// Command scanner is a Sluice plugin in about thirty lines: it refuses mail whose
+// subject has a word that the administrator listed, and scores shouting.
+package main
+
+import (
+	"context"
+	"net/mail"
+	"strings"
+
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/sdk/serve"
+)
+
+type scanner struct{ words []any }
+
+func (*scanner) Describe() sdk.Manifest {
+	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantHeader, Overlap: true}
+}
+
+func (s *scanner) Configure(_ context.Context, settings sdk.Settings) error {
+	var ok bool
+	if s.words, ok = settings.Config["words"].([]any); !ok {
+		return &sdk.SettingError{Key: "words", Problem: `missing, expected a list of words: ["lottery"]`}
+	}
+	return nil
+}
+
+func (s *scanner) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
+	parsed, err := mail.ReadMessage(m.Content)
+	if err != nil {
+		return sdk.Verdict{}, err // the administrator's on_failure decides
+	}
+	subject := parsed.Header.Get("Subject")
+	for _, word := range s.words {
+		if text, _ := word.(string); text != "" && strings.Contains(strings.ToLower(subject), text) {
+			return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "We do not want that word here"}}, nil
+		}
+	}
+	if subject != "" && subject == strings.ToUpper(subject) {
+		return sdk.Verdict{Score: 2, Reasons: []sdk.Reason{{Symbol: "SHOUTING", Score: 2, Text: "the subject has no small letter"}}}, nil
+	}
+	return sdk.Verdict{}, nil // no objection
+}
+
+func main() { serve.Main(&scanner{}) }

@@ -1,0 +1,19 @@
+// Package plugins lists the plugins that Sluice ships. Each runs as
+// `sluice plugin run NAME` in a process of its own, like anybody else's: it
+// imports sdk and nothing else of this module, and only cmd/sluice imports this
+// package.
+package plugins
+
+import (
+	"github.com/sluicemail/sluice/plugins/eicar"
+	"github.com/sluicemail/sluice/plugins/gtube"
+	"github.com/sluicemail/sluice/sdk"
+)
+
+// Builtins returns the shipped plugins by the name that `builtin` has in TOML.
+func Builtins() map[string]func() sdk.Plugin {
+	return map[string]func() sdk.Plugin{
+		"eicar": func() sdk.Plugin { return eicar.New() },
+		"gtube": func() sdk.Plugin { return gtube.New() },
+	}
+}
