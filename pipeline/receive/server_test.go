@@ -84,9 +84,12 @@ func (p *fakePipeline) Submit(ctx context.Context, m *pipeline.Message) pipeline
 		}
 		each = append(each, reply)
 	}
-	r, size := m.Open(m.Recipients[0].Version)
-	content, err := io.ReadAll(r)
-	if err != nil || int64(len(content)) != size {
+	r, err := m.Open(m.Recipients[0].Version)
+	if err != nil {
+		return pipeline.Result{Reply: pipeline.ReplyTryLater, Each: each}
+	}
+	content, err := io.ReadAll(r.Section(0, r.Size()))
+	if err != nil {
 		return pipeline.Result{Reply: pipeline.ReplyTryLater, Each: each}
 	}
 	g.content = string(content)
