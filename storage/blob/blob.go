@@ -88,8 +88,10 @@ func Open(fs vfs.FS, dir string, budget *Budget, inlineLimit int64, logger *slog
 		readers: map[string]int{}, removing: map[string]struct{}{},
 	}
 	incoming := fs.PathJoin(dir, incomingDir)
-	if err := makeDir(fs, incoming); err != nil {
-		return nil, fmt.Errorf("open content store %s: %w", dir, err)
+	for _, d := range []string{dir, incoming} {
+		if err := makeDir(fs, d); err != nil {
+			return nil, fmt.Errorf("open content store %s: %w", d, err)
+		}
 	}
 	if err := s.sweep(incoming); err != nil {
 		return nil, fmt.Errorf("open content store %s: %w", dir, err)
@@ -97,30 +99,28 @@ func Open(fs vfs.FS, dir string, budget *Budget, inlineLimit int64, logger *slog
 	return s, nil
 }
 
-// makeDir makes path and its parents; those that it made are durable when it
-// returns.
+// makeDir makes path and its parents. When it returns, path and those that it
+// made are durable; so is path itself if it was there, for an earlier process may
+// have been killed before it could sync.
 func makeDir(fs vfs.FS, path string) error {
-	var missing []string // deepest first
-	for p := path; ; p = fs.PathDir(p) {
+	sync := []string{fs.PathDir(path)}
+	for p := fs.PathDir(path); fs.PathDir(p) != p; p = fs.PathDir(p) {
 		if _, err := fs.Stat(p); err == nil {
 			break
 		} else if !oserror.IsNotExist(err) {
 			return err
 		}
-		missing = append(missing, p)
-		if fs.PathDir(p) == p {
-			break
-		}
+		sync = append(sync, fs.PathDir(p)) // p is new: its parent's list changes
 	}
 	if err := fs.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
-	for _, p := range missing {
+	for _, p := range sync {
 		if err := syncDir(fs, p); err != nil {
 			return err
 		}
 	}
-	return syncDir(fs, fs.PathDir(path))
+	return nil
 }
 
 func syncDir(fs vfs.FS, path string) error {

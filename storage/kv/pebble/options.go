@@ -17,7 +17,7 @@ const formatMajorVersion = pebbledb.FormatTableFormatV6
 
 func (e *Engine) pebbleOptions() *pebbledb.Options {
 	o := &pebbledb.Options{
-		FS:                          e.opts.FS,
+		FS:                          guardFS{e.opts.FS, e.log, &e.open},
 		Logger:                      e.log,
 		Cache:                       e.cache,
 		EventListener:               e.listener(),

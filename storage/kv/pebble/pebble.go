@@ -82,6 +82,7 @@ type Engine struct {
 	group group
 	space space
 
+	open     atomic.Bool // set at the end of Open
 	stalled  atomic.Bool
 	stalls   atomic.Int64
 	stallNs  atomic.Int64
@@ -96,21 +97,23 @@ func Open(o Options) (*Engine, error) {
 	o.setDefaults()
 	e := &Engine{opts: o, log: newLogger(o.Logger, o.Fatal)}
 	e.space.init(o.FS, o.Dir, o.MinFree)
-	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
-	}
 	if err := e.openBallast(); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
 	}
 	e.cache = pebbledb.NewCache(o.CacheSize)
-	db, err := pebbledb.Open(o.Dir, e.pebbleOptions())
-	if err != nil {
+	if err := e.openDB(); err != nil {
 		e.cache.Unref()
 		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
 	}
-	e.db = db
 	e.group.init(e.syncLog, e.log.failed)
+	e.open.Store(true)
 	return e, nil
+}
+
+func (e *Engine) openDB() (err error) {
+	defer e.log.panicIsFatal()
+	e.db, err = pebbledb.Open(e.opts.Dir, e.pebbleOptions())
+	return err
 }
 
 func (o *Options) setDefaults() {

@@ -37,18 +37,18 @@ func (s *space) look() int64 {
 	now := int64(time.Since(s.t0)) + 1
 	at := s.at.Load()
 	if (at == 0 || now-at > int64(spaceEvery)) && s.at.CompareAndSwap(at, now) {
-		s.refresh()
+		s.free.Store(usable(s.fs, s.dir))
 	}
 	return s.free.Load()
 }
 
-func (s *space) refresh() {
-	u, err := s.fs.GetDiskUsage(s.dir)
+// usable returns the octets that an ordinary user may still write, or -1.
+func usable(fs vfs.FS, dir string) int64 {
+	u, err := fs.GetDiskUsage(dir)
 	if err != nil {
-		s.free.Store(-1)
-		return
+		return -1
 	}
-	s.free.Store(int64(min(u.AvailBytes, 1<<62)))
+	return int64(min(u.AvailBytes, 1<<62))
 }
 
 func (s *space) full() bool {
@@ -77,8 +77,7 @@ func (e *Engine) openBallast() error {
 	if path == "" {
 		return nil
 	}
-	e.space.refresh()
-	free := e.space.free.Load()
+	free := usable(e.opts.FS, e.opts.FS.PathDir(path))
 	_, err := e.opts.FS.Stat(path)
 	there := err == nil
 	if err != nil && !oserror.IsNotExist(err) {
