@@ -1,0 +1,191 @@
+// Package authenticate is the stage that finds out who sent a message: SPF, iprev, DKIM and DMARC. It writes what it
+// found into an Authentication-Results field and into tags for later stages and plugins, and, with dmarc = "enforce",
+// obeys what the author's domain asks for.
+//
+// Who gets what (RULES A1): a stranger's message gets all four; SPF, iprev and DMARC say something about the peer that
+// hands a message over to us, so for everybody else only DKIM is verified; a login gets auth=pass; what Sluice makes
+// itself passes untouched. What is verified is the message as it arrived.
+//
+// What it promises:
+//
+//   - It never defers: what DNS cannot tell is recorded as temperror and the message goes on (RULES D4). All look-ups of
+//     one message share five seconds.
+//   - Fields that only we may write are removed first: Authentication-Results with our name (RFC 8601 section 5) and
+//     X-Sluice-*; from strangers also X-Spam-*, X-Quarantine-* and Received-SPF, because people's filters believe them.
+//   - The cost of hostile messages is bounded: at most 8 signatures, fewer for large bodies; keys up to 8192 bits; a
+//     header that would cost too much to canonicalise is not verified; SPF stops at 10 look-ups and 2 void ones.
+//
+// What DMARC decides with "enforce" (RFC 7489 section 6.6.2): p=reject is a reject with 550 5.7.1; p=quarantine is junk,
+// not quarantine, since the domain asks for suspicion and only the reader can tell a broken mailing list from a fraud, while
+// our quarantine would keep the message from the reader. pct and t=y (RFC 9989) take the message one step down. A message
+// with several From fields is rejected: a reader may be shown any of them. With several authors in one field each
+// author's domain is asked and the strictest answer holds. A From field in which no domain can be found is junk. A
+// message without any From field shows no author whom one could fake: it has no DMARC result and goes on.
+//
+// Tags set: iprev, spf, dkim, dmarc (the result words), spf.domain, dkim.domains and dmarc.domain.
+//
+// RFCs: 5322, 6376, 8463, 7208, 7489, 8301, 8601, and of 9989 the tags np, psd and t. ARC (8617), the tree walk and
+// reports are not done here yet.
+package authenticate
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
+)
+
+// lookupTime is what all look-ups for one message share (RULES D4).
+const lookupTime = 5 * time.Second
+
+// Options is what New needs.
+type Options struct {
+	Config   Config
+	Hostname string          // our name in Authentication-Results (RFC 8601 section 2.5)
+	DNS      resolver.Lookup //
+	Now      func() time.Time
+	Percent  func() int // 0 to 99, for pct; nil: random
+}
+
+// Stage implements pipeline.Stage. It keeps nothing between messages.
+type Stage struct {
+	Options
+	authserv string
+}
+
+var _ pipeline.Stage = (*Stage)(nil)
+
+// New returns the stage for a valid configuration.
+func New(o Options) *Stage {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Percent == nil {
+		o.Percent = func() int { return rand.IntN(100) }
+	}
+	return &Stage{Options: o, authserv: strings.ToLower(strings.TrimSuffix(o.Hostname, "."))}
+}
+
+// Name implements pipeline.Stage.
+func (s *Stage) Name() string { return pipeline.StageAuthenticate }
+
+// Process implements pipeline.Stage. It returns an error only if the message cannot be changed or read, or ctx has ended.
+func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
+	if m.Origin == sdk.Generated {
+		return nil
+	}
+	start := s.Now()
+	r := results{signed: s.Config.DKIM && m.Arrived().Count(signatureField) > 0}
+	if r.signed || m.Origin == sdk.Stranger {
+		if err := s.verify(ctx, m, &r); err != nil {
+			return err
+		}
+	}
+	removed, err := s.mark(m, s.fieldOf(m, &r))
+	if err != nil {
+		return err
+	}
+	s.tag(m, &r)
+	s.decide(m, &r)
+	s.record(m, &r, removed, start)
+	return nil
+}
+
+// results is what was found out about one message.
+type results struct {
+	signed bool
+	iprev  *iprevResult
+	spf    *spfResult
+	dkim   []dkimResult
+	dmarc  []dmarcResult // one for each author's domain
+	author authors
+}
+
+// verify asks everything that there is to ask. The look-ups do not need each other, and one that hangs must not take the
+// time of the others, so they run side by side; with a warm cache a second goroutine costs more than the look-ups
+// themselves, hence only iprev, whose zone is the one most often broken, and signatures get one.
+func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) error {
+	limited, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	stranger := m.Origin == sdk.Stranger
+	var wg sync.WaitGroup
+	var dkimErr error
+	if r.signed {
+		wg.Go(func() { r.dkim, dkimErr = s.verifySignatures(limited, m) })
+	}
+	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
+		wg.Go(func() { r.iprev = checkReverse(limited, s.DNS, m.Peer.Addr) })
+		if s.Config.SPF {
+			r.spf = s.checkSPF(limited, m)
+		}
+	}
+	wg.Wait()
+	if dkimErr != nil {
+		return dkimErr
+	}
+	if stranger && s.Config.DMARC != DMARCOff {
+		r.author = authorsOf(m.Arrived())
+		r.dmarc = s.evaluate(limited, r)
+	}
+	return ctx.Err() // the peer's time, not our five seconds
+}
+
+// tag lets later stages and plugins see what was found.
+func (s *Stage) tag(m *pipeline.Message, r *results) {
+	if m.Tags == nil {
+		m.Tags = make(map[string]string, 8)
+	}
+	for _, name := range []string{"iprev", "spf", "spf.domain", "dkim", "dkim.domains", "dmarc", "dmarc.domain"} {
+		delete(m.Tags, name)
+	}
+	if r.iprev != nil {
+		m.Tags["iprev"] = r.iprev.result
+	}
+	if r.spf != nil {
+		m.Tags["spf"], m.Tags["spf.domain"] = r.spf.result, r.spf.domain
+	}
+	if s.Config.DKIM {
+		m.Tags["dkim"] = dkimSummary(r.dkim)
+		var passed []string
+		for i := range r.dkim {
+			if r.dkim[i].result == resultPass {
+				passed = append(passed, r.dkim[i].domain)
+			}
+		}
+		if len(passed) > 0 {
+			m.Tags["dkim.domains"] = strings.Join(passed, " ")
+		}
+	}
+	if d := strictest(r.dmarc); d != nil {
+		m.Tags["dmarc"], m.Tags["dmarc.domain"] = d.result, d.domain
+	}
+}
+
+// record writes the message's trace.
+func (s *Stage) record(m *pipeline.Message, r *results, removed int, start time.Time) {
+	if m.Trace == nil {
+		return
+	}
+	action, why := sdk.Accept, ""
+	for _, rcpt := range m.Recipients {
+		if rcpt.Opinion.Stage == s.Name() && rcpt.Opinion.Action > action {
+			action, why = rcpt.Opinion.Action, rcpt.Opinion.Why
+		}
+	}
+	e := trace.Event{Stage: s.Name(), Action: action.String(), Text: summary(m, r)}
+	if why != "" {
+		e.Reasons = []sdk.Reason{{Symbol: "DMARC", Text: why}}
+	}
+	if removed > 0 {
+		e.Changes = []string{"removed " + plural(removed, "forged field")}
+	}
+	e.At = s.Now()
+	e.Took = e.At.Sub(start)
+	m.Trace.Add(e)
+}
