@@ -117,7 +117,7 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 	var wg sync.WaitGroup
 	var dkimErr error
 	if r.signed {
-		wg.Go(func() { r.dkim, dkimErr = s.verifySignatures(limited, m) })
+		wg.Go(func() { r.dkim, dkimErr = s.verifySignatures(ctx, limited, m) })
 	}
 	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
 		wg.Go(func() { r.iprev = checkReverse(limited, s.DNS, m.Peer.Addr) })

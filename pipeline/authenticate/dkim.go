@@ -43,8 +43,9 @@ type dkimResult struct {
 	testing   bool   // the key says t=y
 }
 
-// verifySignatures verifies the signatures in the order in which they stand, RULES A1: over what arrived.
-func (s *Stage) verifySignatures(ctx context.Context, m *pipeline.Message) ([]dkimResult, error) {
+// verifySignatures verifies the signatures in the order in which they stand, over what arrived (RULES A4). Keys are looked
+// up within lookups; hashing a large body may take longer and has until ctx ends.
+func (s *Stage) verifySignatures(ctx, lookups context.Context, m *pipeline.Message) ([]dkimResult, error) {
 	fields := m.Arrived().Fields()
 	var list []dkimResult
 	names, count := 0, 0
@@ -61,7 +62,7 @@ func (s *Stage) verifySignatures(ctx context.Context, m *pipeline.Message) ([]dk
 	if why := tooCostly(fields, names); why != "" {
 		return allOf(list, resultPolicy, why), nil
 	}
-	keys := &keyCollector{dns: s.DNS, ctx: ctx}
+	keys := &keyCollector{dns: s.DNS, ctx: lookups}
 	body := &guard{ctx: ctx, r: wholeMessage(m)}
 	verified, err := dkim.VerifyWithOptions(body, &dkim.VerifyOptions{LookupTXT: keys.lookup, MaxVerifications: limit})
 	if body.err != nil {

@@ -196,7 +196,7 @@ func TestCostIsBounded(t *testing.T) {
 		m := f.message("a@evil.test", test.raw)
 		start := time.Now()
 		f.process(m)
-		if took := time.Since(start); took > 3*time.Second {
+		if took := time.Since(start); took > 10*time.Second {
 			t.Errorf("%s: took %s", test.what, took)
 		}
 		if got := field(t, m); !strings.Contains(got, "dkim=policy") || strings.Contains(got, "dkim=pass") {
