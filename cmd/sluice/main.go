@@ -94,7 +94,7 @@ func (a *app) report(err error) int {
 	switch {
 	case errors.As(err, &problems):
 		fmt.Fprintln(a.stderr, problems.Error())
-	case !errors.Is(err, errSilent):
+	case !errors.Is(err, errSilent) && err.Error() != "":
 		fmt.Fprintln(a.stderr, "sluice: "+err.Error())
 	}
 	var usage *usageError
@@ -142,7 +142,7 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 // load reads the configuration and prints its warnings.
 func (a *app) load() (*config.Config, error) {
-	c, err := config.Load(a.configPath, config.Options{})
+	c, err := config.Load(a.configPath, config.Options{Builtins: builtinNames()})
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,9 @@ func (c *Config) checkTop(o Options) {
 	if err := c.Storage.Validate(); err != nil {
 		s.refuse(keys("storage"), err)
 	}
+	if err := c.Login.Validate(); err != nil {
+		s.refuse(keys("login"), err)
+	}
 	for _, identity := range []struct{ key, name string }{{"user", c.User}, {"plugin_user", c.PluginUser}} {
 		if identity.name == "" {
 			continue

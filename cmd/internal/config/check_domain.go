@@ -71,6 +71,20 @@ func address(text string) (canonical, domain string, err error) {
 	return local + "@" + domain, domain, nil
 }
 
+// Address checks "local@domain" as a person writes it and returns it in its canonical form; the domain has to be one of
+// this file's.
+func (c *Config) Address(text string) (string, error) {
+	canonical, domain, err := address(text)
+	if err != nil {
+		return "", err
+	}
+	if !c.hosts(domain) {
+		have := slices.Sorted(maps.Keys(c.Domain))
+		return "", fmt.Errorf("%s is not hosted here%s; add [domain.%q] to %s first", domain, didYouMean(domain, have), domain, c.Path)
+	}
+	return canonical, nil
+}
+
 func (c *Config) checkDomains() {
 	byName := make(map[string]*Domain, len(c.Domain))
 	written := make(map[string]string, len(c.Domain))

@@ -9,6 +9,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/route"
 	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/account"
 )
 
 // Config is sluice.toml: every room's Config side by side.
@@ -25,6 +26,7 @@ type Config struct {
 	Log      Log                           `toml:"log" doc:"what is logged to standard error, and how"`
 	DNS      resolver.Config               `toml:"dns" doc:"who is asked for names"`
 	Storage  storage.Config                `toml:"storage" doc:"what the store may take"`
+	Login    account.Config                `toml:"login" doc:"how logins are verified"`
 	Listener map[string]*Listener          `toml:"listener" doc:"a port that we listen on, under a name of your own"`
 	Domain   map[string]*Domain            `toml:"domain" doc:"a domain whose mail is delivered here"`
 	Relay    map[string]*Relay             `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
@@ -88,6 +90,7 @@ func Default() *Config {
 		Log:         Log{Level: "info", Format: "text"},
 		DNS:         resolver.DefaultConfig(),
 		Storage:     storage.DefaultConfig(),
+		Login:       account.DefaultConfig(),
 		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
 	}
 }
