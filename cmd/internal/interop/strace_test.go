@@ -21,13 +21,7 @@ const tracedCalls = "trace=read,recvfrom,write,writev,sendto,sendmsg,fdatasync,f
 // final dot was read and ended before the reply was written. A connection at a
 // time first, then several that share syncs.
 func TestDurableBefore250(t *testing.T) {
-	strace := peer(t, "strace", "strace")
-	if out, err := exec.Command(strace, "-f", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
-		if os.Getenv("INTEROP") == "require" {
-			t.Fatalf("strace cannot trace here: %v\n%s", err, out)
-		}
-		t.Skipf("strace cannot trace here: %v\n%s", err, out)
-	}
+	strace := needStrace(t)
 	trace, acked := traceMail(t, strace, sluicePath(t))
 	checked, faults := checkTrace(trace)
 	for _, fault := range faults {
@@ -37,6 +31,19 @@ func TestDurableBefore250(t *testing.T) {
 		t.Errorf("%d messages were acknowledged, %d were found in the trace", acked, checked)
 	}
 	t.Logf("%d acknowledged messages, each after a sync of its own or shared", checked)
+}
+
+// needStrace finds strace and makes sure that it may trace.
+func needStrace(t *testing.T) string {
+	t.Helper()
+	strace := peer(t, "strace", "strace")
+	if out, err := exec.Command(strace, "-f", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
+		if os.Getenv("INTEROP") == "require" {
+			t.Fatalf("strace cannot trace here: %v\n%s", err, out)
+		}
+		t.Skipf("strace cannot trace here: %v\n%s", err, out)
+	}
+	return strace
 }
 
 // traceMail starts the program under strace, sends mail to it and returns the
