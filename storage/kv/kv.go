@@ -2,7 +2,7 @@
 // an ordered map from byte strings to byte strings with atomic batches, range
 // scans and snapshots. Nothing outside storage/kv knows which engine is used.
 //
-// Promises that every engine keeps (storagetest checks them):
+// Promises that every engine keeps (storage/kv/kvtest checks them):
 //
 //   - A batch is applied whole or not at all, also across a crash.
 //   - Apply makes a batch visible to later reads of this process and returns its

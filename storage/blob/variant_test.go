@@ -1,0 +1,173 @@
+package blob
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// plain makes the octets of v the slow way.
+func plain(v Variant, base []byte) []byte {
+	out := bytes.Clone(v.Front)
+	pos := int64(0)
+	for _, e := range v.Edits {
+		out = append(append(out, base[pos:e.Off]...), e.With...)
+		pos = e.Off + e.Len
+	}
+	return append(out, base[pos:]...)
+}
+
+func TestVariant(t *testing.T) {
+	const base = "From: a\r\nSubject: old\r\nX-Sluice-Forged: yes\r\n\r\nbody\r\n"
+	for _, c := range []struct {
+		name, want string
+		v          Variant
+	}{
+		{"zero", base, Variant{}},
+		{"front", "Received: x\r\n" + base, Variant{Front: []byte("Received: x\r\n")}},
+		{"delete", "From: a\r\nSubject: old\r\n\r\nbody\r\n", Variant{Edits: []Edit{{23, 22, nil}}}},
+		{"replace", "From: a\r\nSubject: [JUNK] old\r\n\r\nbody\r\n", Variant{Edits: []Edit{
+			{18, 3, []byte("[JUNK] old")}, {23, 22, nil},
+		}}},
+		{"insert at both ends", "1" + base + "2", Variant{Edits: []Edit{{0, 0, []byte("1")}, {int64(len(base)), 0, []byte("2")}}}},
+		{"all gone", "", Variant{Edits: []Edit{{0, int64(len(base)), nil}}}},
+		{"edits that touch", "Fromxyz" + base[9:], Variant{Edits: []Edit{{4, 2, []byte("x")}, {6, 3, []byte("yz")}}}},
+	} {
+		r, err := c.v.Reader(strings.NewReader(base), int64(len(base)))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		got, err := io.ReadAll(r.Section(0, r.Size()))
+		if err != nil || string(got) != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		}
+		if c.v.Size(int64(len(base))) != int64(len(c.want)) || r.Size() != int64(len(c.want)) {
+			t.Errorf("%s: Size %d and %d, want %d", c.name, c.v.Size(int64(len(base))), r.Size(), len(c.want))
+		}
+		if c.v.IsZero() != (c.name == "zero") {
+			t.Errorf("%s: IsZero = %v", c.name, c.v.IsZero())
+		}
+		back, rest, err := DecodeVariant(append(c.v.AppendBinary([]byte{}), "rest"...))
+		if err != nil || string(rest) != "rest" || !reflect.DeepEqual(back, c.v) {
+			t.Errorf("%s: DecodeVariant = %v, %q, %v; want %v", c.name, back, rest, err, c.v)
+		}
+	}
+}
+
+func TestVariantRandom(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 500 {
+		base := octets(rng.IntN(2000))
+		v := Variant{Front: octets(rng.IntN(3) * rng.IntN(50))}
+		for pos := int64(0); rng.IntN(6) > 0; {
+			e := Edit{Off: pos + int64(rng.IntN(200)), Len: int64(rng.IntN(100)), With: octets(rng.IntN(2) * rng.IntN(80))}
+			if pos = e.Off + e.Len; pos > int64(len(base)) {
+				break
+			}
+			v.Edits = append(v.Edits, e)
+		}
+		r, err := v.Reader(bytes.NewReader(base), int64(len(base)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := plain(v, base)
+		if err := iotest.TestReader(r.Section(0, r.Size()), want); err != nil {
+			t.Fatalf("%+v: %v", v, err)
+		}
+		for range 20 {
+			off, p := rng.IntN(len(want)+10), make([]byte, rng.IntN(300))
+			n, err := r.ReadAt(p, int64(off))
+			rest := want[min(off, len(want)):]
+			if full := len(p) <= len(rest); n != min(len(p), len(rest)) || !bytes.Equal(p[:n], rest[:n]) || full != (err == nil) && !(len(p) == 0 && len(rest) == 0) {
+				t.Fatalf("ReadAt(%d, %d) = %d, %v of %d", len(p), off, n, err, len(want))
+			}
+		}
+	}
+}
+
+func TestVariantRefuses(t *testing.T) {
+	for _, v := range []Variant{
+		{Edits: []Edit{{-1, 1, nil}}},
+		{Edits: []Edit{{0, -1, nil}}},
+		{Edits: []Edit{{9, 2, nil}}},
+		{Edits: []Edit{{11, 0, nil}}},
+		{Edits: []Edit{{5, 3, nil}, {7, 1, nil}}},
+		{Edits: []Edit{{5, 1, nil}, {2, 1, nil}}},
+		{Edits: []Edit{{1, 1<<63 - 1, nil}}},
+	} {
+		if _, err := v.Reader(strings.NewReader("0123456789"), 10); err == nil {
+			t.Errorf("%+v works", v)
+		}
+	}
+	r, err := Variant{}.Reader(strings.NewReader("short"), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(r.Section(0, 10)); err != io.ErrUnexpectedEOF {
+		t.Errorf("a base that is too short: %v", err)
+	}
+	if _, err := r.ReadAt(make([]byte, 1), -1); err == nil {
+		t.Error("a negative offset works")
+	}
+}
+
+func TestWithFront(t *testing.T) {
+	v := Variant{Front: []byte("b")}
+	w := v.WithFront([]byte("a"))
+	if string(w.Front) != "ab" || string(v.Front) != "b" {
+		t.Errorf("%q and %q", w.Front, v.Front)
+	}
+}
+
+func FuzzDecodeVariant(f *testing.F) {
+	for _, v := range []Variant{
+		{},
+		{Front: []byte("X: y\r\n")},
+		{Edits: []Edit{{3, 4, []byte("z")}, {9, 0, nil}}},
+	} {
+		f.Add(v.AppendBinary(nil))
+	}
+	f.Add([]byte{1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add([]byte{2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, rest, err := DecodeVariant(b)
+		if err != nil {
+			return
+		}
+		again, none, err := DecodeVariant(v.AppendBinary(nil))
+		if err != nil || len(none) != 0 || !reflect.DeepEqual(again, v) {
+			t.Fatalf("%+v became %+v, %v", v, again, err)
+		}
+		if len(rest) > len(b) {
+			t.Fatal("more is left than was there")
+		}
+		r, err := v.Reader(bytes.NewReader(make([]byte, 100)), 100)
+		if err != nil {
+			return
+		}
+		if got, err := io.ReadAll(r.Section(0, r.Size())); err != nil || !bytes.Equal(got, plain(v, make([]byte, 100))) {
+			t.Fatalf("%+v reads as %q, %v", v, got, err)
+		}
+	})
+}
+
+func FuzzDecodeRef(f *testing.F) {
+	f.Add(Ref{Kind: Inline, Size: 4096}.AppendBinary(nil))
+	f.Add(Ref{File, strings.Repeat("0a", nameLen/2), 1 << 40}.AppendBinary(nil))
+	f.Add([]byte{2, 1, 0})
+	f.Add([]byte{3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, _, err := DecodeRef(b)
+		if err != nil {
+			return
+		}
+		if again, rest, err := DecodeRef(r.AppendBinary(nil)); err != nil || len(rest) != 0 || again != r {
+			t.Fatalf("%+v became %+v, %v", r, again, err)
+		}
+	})
+}
