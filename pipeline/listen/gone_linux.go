@@ -6,10 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Gone reports, without waiting, whether the client has closed its side and left nothing that we have not read. A client
-// that sent more commands before it closed (QUIT behind the final dot) may still be listening. Under TLS what is left
-// cannot be told from TLS's own farewell, so there closing is going. May be called from any goroutine.
-func (c *Conn) Gone(underTLS bool) bool {
+// Gone reports, without waiting, whether the client has closed its side and left nothing that we have not looked at. A
+// client that sent more commands before it closed (QUIT behind the final dot) may still be listening; unread says that
+// the caller has read such already. Under TLS what is left in the socket cannot be told from TLS's own farewell, so there
+// closing is going. May be called from any goroutine.
+func (c *Conn) Gone(unread, underTLS bool) bool {
 	if c.closed.Load() {
 		return true
 	}
@@ -27,9 +28,11 @@ func (c *Conn) Gone(underTLS bool) bool {
 		n, _, err := unix.Recvfrom(int(fd), octet[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		switch {
 		case err == unix.EAGAIN || err == unix.EINTR:
-		case err != nil || n == 0:
+		case err != nil:
 			gone = true
-		case underTLS:
+		case n == 0:
+			gone = !unread
+		case underTLS && !unread:
 			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 			gone = err == nil && info.State == tcpCloseWait
 		}

@@ -54,8 +54,11 @@ type scanLimits struct {
 	fields, received   int
 }
 
-// least is how many octets of a line must be known to tell what it is: the name Received with its colon.
-const least = len("received:")
+// least is how many octets of a line must be known to tell what it is: a dot, and the name Received with its colon.
+const (
+	loopField = "received:"
+	least     = 1 + len(loopField)
+)
 
 // flag records the first flaw.
 func (s *scan) flag(f flaw) {
@@ -149,7 +152,7 @@ func (s *scan) line(text []byte, size int64, whole bool) {
 	if s.fields++; s.fields > s.limits.fields {
 		s.flag(flawFields)
 	}
-	if len(text) >= least && text[0]|0x20 == 'r' && bytes.EqualFold(text[:least], []byte("received:")) {
+	if len(text) >= len(loopField) && text[0]|0x20 == 'r' && bytes.EqualFold(text[:len(loopField)], []byte(loopField)) {
 		if s.received++; s.received > s.limits.received {
 			s.flag(flawLoop)
 		}

@@ -216,7 +216,8 @@ func (g *gate) whileConnected() (context.Context, func()) {
 	if !ok {
 		return inner, func() { cancel(nil) }
 	}
-	ctx := &peerContext{Context: inner, cancel: cancel, gone: func() bool { return c.Gone(g.tls != nil) }}
+	unread, underTLS := g.r < g.w, g.tls != nil // nothing is read meanwhile
+	ctx := &peerContext{Context: inner, cancel: cancel, gone: func() bool { return c.Gone(unread, underTLS) }}
 	ctx.mu.Lock()
 	ctx.timer = time.AfterFunc(watchEvery, ctx.watch)
 	ctx.mu.Unlock()
