@@ -82,6 +82,19 @@ func (s *Store) runCollector(ctx context.Context) {
 	}
 }
 
+// CollectNow does the collector's rounds at once, for tests and for an operator who needs the space.
+func (s *Store) CollectNow(ctx context.Context) error {
+	for {
+		more, err := s.collect(ctx)
+		if err != nil {
+			return fmt.Errorf("collect content: %w", err)
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
 // collectRound bounds one batch of the collector.
 const collectRound = 500
 

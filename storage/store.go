@@ -29,6 +29,7 @@ type Options struct {
 	Budget *blob.Budget     // memory shared by all messages on their way in; nil: no bound
 	Config Config           // the zero value: DefaultConfig
 	Login  account.Config   // the zero value: account.DefaultConfig
+	Cost   account.Cost     // of new passwords; the zero value: RULES B7 (tests take less)
 	Logger *slog.Logger     // nil: nothing is logged
 	Clock  func() time.Time // nil: time.Now
 	Pebble pebble.Options   // for Engine nil: everything but Dir, FS and Logger is passed on
@@ -72,6 +73,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.engine == nil {
 		p := o.Pebble
 		p.Dir, p.FS, p.Logger = o.FS.PathJoin(o.Dir, "store"), o.FS, o.Logger
+		if p.Boundaries == nil {
+			p.Boundaries = boundaries()
+		}
 		engine, err := pebble.Open(p)
 		if err != nil {
 			return nil, err
@@ -114,7 +118,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.dir, err = account.New(account.Options{
-		Engine: s.engine, Lock: s.lockAccount, Config: s.o.Login, Logger: s.log, Clock: s.clock,
+		Engine: s.engine, Lock: s.lockAccount, Config: s.o.Login, Cost: s.o.Cost, Logger: s.log, Clock: s.clock,
 	})
 	if err != nil {
 		return err
@@ -125,6 +129,15 @@ func (s *Store) open(ctx context.Context) (err error) {
 	s.work.Go(func() { s.runCollector(work) })
 	s.work.Go(func() { s.runPurger(work) })
 	return nil
+}
+
+// boundaries are where the engine should divide its tables: bodies are written in ascending order and large, so they should
+// move down without being rewritten together with the small records that change.
+func boundaries() [][]byte {
+	return [][]byte{
+		{ownerContent[0]}, append([]byte(ownerContent), contentBody), append([]byte(ownerContent), contentBody+1),
+		prefixEnd([]byte(ownerContent)),
+	}
 }
 
 // checkFormat refuses a newer store and marks a new one.
