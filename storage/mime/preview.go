@@ -170,3 +170,16 @@ func unescape(s string) string {
 	}
 	return strings.NewReplacer("&nbsp;", " ", "&lt;", "<", "&gt;", ">", "&quot;", `"`, "&#39;", "'", "&zwnj;", "", "&amp;", "&").Replace(s)
 }
+
+// TextReader decodes r, text in charset, to UTF-8; of an unknown charset the
+// octets come as they are.
+func TextReader(charset string, r io.Reader) io.Reader {
+	switch strings.ToLower(charset) {
+	case "", "us-ascii", "utf-8", "utf8", "ascii":
+		return r
+	}
+	if e := lookup(charset); e != nil {
+		return e.NewDecoder().Reader(r)
+	}
+	return r
+}

@@ -1,0 +1,386 @@
+package imap
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	goimap "github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapserver"
+	"github.com/sluicemail/sluice/storage"
+)
+
+// Options say what to serve, to whom, and how much. Zero limits mean the
+// defaults of RULES D3.
+type Options struct {
+	Store      *storage.Store
+	ServerName string       // in the log
+	Logger     *slog.Logger // nil: nothing is logged
+
+	TLS                 *tls.Config // nil: no TLS
+	ImplicitTLS         bool        // handshake first; otherwise STARTTLS is offered if TLS is set
+	AllowPlaintextLogin bool        // logins without TLS
+
+	Trusted                  []netip.Prefix // exempt from MaxConnectionsPerAddress, as loopback is
+	MaxConnections           int            // 20,000
+	MaxConnectionsPerAddress int            // 100
+	MaxCommands              int            // 10,000 in one session
+	MaxSession               time.Duration  // 0: none. An idle session ends with BYE and may come back
+	IdleTimeout              time.Duration  // after login at least 30 min (RFC 3501 section 5.4)
+	LoginTimeout             time.Duration  // for all until the login; 3 min
+	AppendLimit              int64          // octets of a message; 100 MiB
+}
+
+const (
+	minIdle          = 30 * time.Minute // RFC 3501 section 5.4
+	handshakeTimeout = 30 * time.Second
+	stallTimeout     = time.Minute // for more of a command or literal that has begun
+	writeTimeout     = time.Minute // for 16 KiB
+)
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&o.MaxConnections, 20000)
+	setDefault(&o.MaxConnectionsPerAddress, 100)
+	setDefault(&o.MaxCommands, 10000)
+	setDefault(&o.LoginTimeout, 3*time.Minute)
+	setDefault(&o.AppendLimit, 100<<20)
+	o.AppendLimit = min(o.AppendLimit, 1<<32-1)
+	o.IdleTimeout = max(o.IdleTimeout, minIdle)
+	return o
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// Server serves IMAP on any number of listeners that share its options.
+type Server struct {
+	o      Options
+	ctx    context.Context // ends with the server
+	cancel context.CancelFunc
+
+	plain, secure *handover // connections for the library, without and with TLS
+	libraries     sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	wires     map[*wire]struct{}
+	addresses map[netip.Addr]int
+	links     int
+	closing   bool
+}
+
+// New makes a server. Shutdown must be called.
+func New(o Options) *Server {
+	s := &Server{
+		o:     o.withDefaults(),
+		plain: newHandover(), secure: newHandover(),
+		listeners: map[net.Listener]struct{}{},
+		wires:     map[*wire]struct{}{},
+		addresses: map[netip.Addr]int{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	starttls := s.o.TLS
+	if s.o.ImplicitTLS {
+		starttls = nil
+	}
+	s.library(s.plain, starttls, s.o.AllowPlaintextLogin)
+	s.library(s.secure, nil, true) // for the library it is clear text: the wire has done TLS
+	return s
+}
+
+// library starts an imapserver for the connections of h.
+func (s *Server) library(h *handover, starttls *tls.Config, login bool) {
+	lib := imapserver.New(&imapserver.Options{
+		NewSession:   s.newSession,
+		Caps:         capabilities(),
+		Logger:       libraryLog{s.o.Logger},
+		TLSConfig:    starttls,
+		InsecureAuth: login,
+	})
+	s.libraries.Go(func() { lib.Serve(h) })
+}
+
+// capabilities are those that the library does not add by itself. IMAP4rev2 is
+// not among them: it requires SEARCHRES, which the library answers wrong.
+func capabilities() goimap.CapSet {
+	return goimap.CapSet{
+		goimap.CapIMAP4rev1: {}, goimap.CapNamespace: {}, goimap.CapUIDPlus: {}, goimap.CapESearch: {},
+		goimap.CapListExtended: {}, goimap.CapListStatus: {}, goimap.CapMove: {}, goimap.CapStatusSize: {},
+		goimap.CapBinary: {}, goimap.CapChildren: {}, goimap.CapSpecialUse: {}, goimap.CapCreateSpecialUse: {},
+	}
+}
+
+// libraryLog turns what the library prints into log records: panics are errors,
+// the rest is what clients do.
+type libraryLog struct{ l *slog.Logger }
+
+// Printf implements imapserver.Logger.
+func (l libraryLog) Printf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if strings.HasPrefix(text, "panic") {
+		l.l.Error("imap: panic in a session", "why", text)
+		return
+	}
+	l.l.Debug("imap: library", "why", text)
+}
+
+// ErrServerClosed is what Serve returns after Shutdown.
+var ErrServerClosed = errors.New("imap server is closed")
+
+// Serve accepts connections from ln until Shutdown or an error that lasts. The
+// addresses of its connections are those of the clients: PROXY is done below.
+func (s *Server) Serve(ln net.Listener) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+	for wait := time.Duration(0); ; {
+		c, err := ln.Accept()
+		if err == nil {
+			wait = 0
+			s.accept(c)
+			continue
+		}
+		if s.isClosing() {
+			return ErrServerClosed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept IMAP connections: %w", err)
+		}
+		wait = min(max(wait*2, 5*time.Millisecond), time.Second) // out of descriptors, most likely
+		s.o.Logger.Warn("accept IMAP connections", "why", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// accept counts a connection, or turns it away, and hands it on.
+func (s *Server) accept(c net.Conn) {
+	l := &link{srv: s, addr: peerAddr(c), started: time.Now()}
+	if why := s.admit(l); why != "" {
+		s.o.Logger.Info("imap: connection refused", "client", l.addr, "why", why)
+		c.SetDeadline(time.Now().Add(time.Second))
+		if !s.o.ImplicitTLS {
+			c.Write([]byte("* BYE [UNAVAILABLE] " + why + "\r\n"))
+		}
+		c.Close()
+		return
+	}
+	if !s.o.ImplicitTLS {
+		s.start(newWire(l, c, false), s.plain)
+		return
+	}
+	go func() {
+		t := tls.Server(c, s.o.TLS)
+		if err := s.handshake(t); err != nil {
+			s.o.Logger.Debug("imap: TLS handshake", "client", l.addr, "why", err)
+			c.Close()
+			l.release()
+			return
+		}
+		s.start(newWire(l, t, true), s.secure)
+	}()
+}
+
+// handshake does not outlive its time or the server.
+func (s *Server) handshake(t *tls.Conn) error {
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	defer cancel()
+	return t.HandshakeContext(ctx)
+}
+
+// start registers w and gives it to the library.
+func (s *Server) start(w *wire, h *handover) {
+	s.mu.Lock()
+	closing := s.closing
+	if !closing {
+		s.wires[w] = struct{}{}
+	}
+	s.mu.Unlock()
+	if closing || !h.give(w) {
+		w.Close()
+	}
+}
+
+// link is one TCP connection in the books of the server.
+type link struct {
+	srv     *Server
+	addr    netip.Addr
+	counted bool // towards the limit per address
+	started time.Time
+	once    sync.Once
+}
+
+// admit takes a connection into the books; why says what is full.
+func (s *Server) admit(l *link) (why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return "Server is shutting down"
+	case s.links >= s.o.MaxConnections:
+		return "Too many connections"
+	}
+	if l.addr.IsValid() && !l.addr.IsLoopback() && !contains(s.o.Trusted, l.addr) {
+		if s.addresses[l.addr] >= s.o.MaxConnectionsPerAddress {
+			return "Too many connections from your address"
+		}
+		s.addresses[l.addr]++
+		l.counted = true
+	}
+	s.links++
+	return ""
+}
+
+func (l *link) release() {
+	l.once.Do(func() {
+		s := l.srv
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.links--
+		if l.counted {
+			if s.addresses[l.addr]--; s.addresses[l.addr] == 0 {
+				delete(s.addresses, l.addr)
+			}
+		}
+	})
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func peerAddr(c net.Conn) netip.Addr {
+	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
+		return a.Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// Shutdown stops accepting, says BYE to sessions as they become idle, and lets
+// commands in flight finish until ctx ends; then it cuts what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	s.mu.Unlock()
+	defer s.cancel()
+
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := s.all()
+		if len(left) == 0 {
+			break
+		}
+		for _, w := range left {
+			w.endSoon("Server is shutting down")
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		for _, w := range s.all() {
+			w.cut()
+		}
+		break
+	}
+	s.cancel()
+	s.plain.Close()
+	s.secure.Close()
+	s.libraries.Wait()
+	return ctx.Err()
+}
+
+func (s *Server) all() []*wire {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*wire, 0, len(s.wires))
+	for w := range s.wires {
+		list = append(list, w)
+	}
+	return list
+}
+
+// Connections returns how many connections are open.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links
+}
+
+// handover is the listener of a library server: we accept, it serves.
+type handover struct {
+	c    chan net.Conn
+	done chan struct{}
+	once sync.Once
+}
+
+func newHandover() *handover {
+	return &handover{c: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (h *handover) give(c net.Conn) bool {
+	select {
+	case h.c <- c:
+		return true
+	case <-h.done:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.c:
+		return c, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
