@@ -96,6 +96,10 @@ func (c *cell) enter(ctx context.Context) (*process, error) {
 	if c.process != nil && c.process.ctx.Err() == nil {
 		return c.process, nil
 	}
+	if c.process != nil { // it died between two suspects
+		c.process.end()
+		c.process = nil
+	}
 	proc, err := c.plugin.launch(".cell").start(ctx)
 	if err != nil {
 		if ctx.Err() != nil {

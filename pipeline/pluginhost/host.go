@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sort"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -101,11 +105,14 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 		h.plugins = make(map[string]*Plugin)
 		return err
 	}
-	dir, err := absolute(h.options.Dir)
+	dir, err := filepath.Abs(h.options.Dir)
 	if err != nil {
 		return err
 	}
 	h.options.Dir = dir
+	if h.options.RunDir, err = makeRunDir(h.options.RunDir); err != nil {
+		return err
+	}
 	ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go h.startProcesses(ctx)
 	for _, p := range h.plugins {
@@ -119,6 +126,31 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 		}()
 	}
 	return nil
+}
+
+// makeRunDir makes the directory of this host's sockets, and removes those of servers that were
+// killed.
+func makeRunDir(base string) (string, error) {
+	left, _ := filepath.Glob(filepath.Join(base, "sluice-run-*-*"))
+	for _, dir := range left {
+		info, err := os.Lstat(dir)
+		owner, ok := uint32(0), false
+		if err == nil && info.IsDir() {
+			stat, isStat := info.Sys().(*syscall.Stat_t)
+			if ok = isStat; ok {
+				owner = stat.Uid
+			}
+		}
+		pid, _ := strconv.Atoi(strings.Split(filepath.Base(dir), "-")[2])
+		if ok && int(owner) == os.Geteuid() && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	dir, err := os.MkdirTemp(base, fmt.Sprintf("sluice-run-%d-*", os.Getpid()))
+	if err != nil {
+		return "", fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+	}
+	return dir, nil
 }
 
 // startProcesses is the thread whose end the kernel tells plugins of; it ends after them.
@@ -194,6 +226,7 @@ func (h *Host) Stop(ctx context.Context) error {
 	drained.Wait()
 	h.stop()
 	h.running.Wait()
+	_ = os.RemoveAll(h.options.RunDir)
 	var problems []error
 	for _, name := range h.names() {
 		if _, ok := late.Load(name); ok {

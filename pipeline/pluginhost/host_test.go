@@ -1,25 +1,356 @@
 package pluginhost
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
 	"math"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/sdk"
 )
 
 // verdicts are what the test plugin answers by name.
 func verdicts() map[string]sdk.Verdict {
+	forBob := func(r sdk.RecipientVerdict) sdk.Verdict {
+		r.Recipient = "bob@example.test"
+		return sdk.Verdict{Recipients: []sdk.RecipientVerdict{r}}
+	}
 	return map[string]sdk.Verdict{
-		"nan": {Score: math.NaN()},
+		"nan":           {Score: math.NaN()},
+		"infinite":      {Score: math.Inf(-1)},
+		"nan-reason":    {Reasons: []sdk.Reason{{Symbol: "X", Score: math.NaN()}}},
+		"action":        {Action: 17},
+		"change-kind":   {Changes: []sdk.Change{{Kind: 9, Name: "X-A"}}},
+		"change-name":   {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X A"}}},
+		"change-empty":  {Changes: []sdk.Change{{Kind: sdk.AddField}}},
+		"change-crlf":   {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A", Value: "a\r\nBcc: x"}}},
+		"reply-class":   {Action: sdk.Reject, Reply: &sdk.Reply{Code: 451, Text: "later"}},
+		"reply-class4":  {Action: sdk.Defer, Reply: &sdk.Reply{Code: 550, Text: "never"}},
+		"reply-250":     {Action: sdk.Reject, Reply: &sdk.Reply{Code: 250, Text: "fine"}},
+		"reply-line":    {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Text: "a\r\n250 b"}},
+		"reply-class-x": {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "4.7.1", Text: "no"}},
+		"symbol":        {Reasons: []sdk.Reason{{Symbol: "A\nB"}}},
+		"detection":     {Detections: []string{strings.Repeat("x", 500)}},
+		"tags":          {Tags: map[string]string{"a": "\x00"}},
+		"stranger":      {Recipients: []sdk.RecipientVerdict{{Recipient: "eve@example.test"}}},
+		"twice":         {Recipients: []sdk.RecipientVerdict{{Recipient: "bob@example.test"}, {Recipient: "bob@example.test"}}},
+		"bob-nan":       forBob(sdk.RecipientVerdict{Score: math.NaN()}),
+		"bob-action":    forBob(sdk.RecipientVerdict{Action: 6}),
+		"bob-change":    forBob(sdk.RecipientVerdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X:A"}}}),
+		"good": {
+			Action: sdk.Quarantine, Score: -1.5, Reasons: []sdk.Reason{{Symbol: "A", Score: -1.5, Text: "ä"}},
+			Detections: []string{"D"}, Tags: map[string]string{"k": "v"},
+			Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A", Value: "b"}, {Kind: sdk.RemoveField, Name: "X-B", Index: -1}},
+			Recipients: []sdk.RecipientVerdict{{
+				Recipient: "bob@example.test", Action: sdk.Reject, Score: 2,
+				Reply: &sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "no"},
+			}},
+		},
 	}
 }
 
-func hostForKill(dir string) {}
-
-func TestFirst(t *testing.T) {
+func TestVerdicts(t *testing.T) {
 	h := newHarness(t, "plain", nil)
 	h.ready(t)
-	v, kind := h.ask(t, message("Subject: x\r\n\r\nhello\r\n"))
-	t.Log(v, kind)
-	t.Log(h.host.States())
+	for name, want := range verdicts() {
+		v, kind := h.ask(t, message("do: "+name+"\r\n\r\n"))
+		if name != "good" {
+			if kind != Invalid {
+				t.Errorf("%s: %q %+v, expected invalid", name, kind, v)
+			}
+			continue
+		}
+		if kind != "" || v.Action != want.Action || v.Score != want.Score || len(v.Changes) != 2 || v.Changes[1] != want.Changes[1] ||
+			v.Reasons[0] != want.Reasons[0] || *v.Recipients[0].Reply != *want.Recipients[0].Reply || v.Tags["k"] != "v" {
+			t.Errorf("%q %+v, expected %+v", kind, v, want)
+		}
+	}
+	if _, kind := h.ask(t, message("do: error\r\n\r\n")); kind != Error {
+		t.Errorf("%q, expected error", kind)
+	}
+	if _, kind := h.ask(t, message("do: panic\r\n\r\n")); kind != Error {
+		t.Errorf("%q, expected error", kind)
+	}
+	if s := h.host.States()[0]; s.Restarts != 0 || s.InFlight != 0 || s.Failures[Invalid] != uint64(len(verdicts())-1) || s.P99 == 0 {
+		t.Errorf("%+v", s)
+	}
+	if !strings.Contains(h.log.String(), "at the disco") {
+		t.Error("the panic's stack is not in the log")
+	}
+}
+
+// TestContent sends every size around the edges of chunks and buffers, and less where the plugin
+// wants less.
+func TestContent(t *testing.T) {
+	for builtin, want := range map[string]func(size int) int{
+		"count":  func(size int) int { return size },
+		"header": nil, "none": nil,
+	} {
+		h := newHarness(t, builtin, nil)
+		h.ready(t)
+		if want == nil {
+			if v, kind := h.ask(t, message("do: x\r\n\r\nbody")); kind != "" || v.Score != 1 {
+				t.Errorf("%s: %+v %q", builtin, v, kind)
+			}
+			continue
+		}
+		for _, size := range []int{1, 16<<10 - 1, 16 << 10, 16<<10 + 1, 32 << 10, 32<<10 + 1, 256 << 10, 256<<10 + 1, 1 << 20, 5<<20 + 3} {
+			if v, kind := h.ask(t, messageOf(bytes.Repeat([]byte{'x'}, size))); kind != "" || v.Score != float64(want(size)) {
+				t.Errorf("%s, %d octets: saw %v %q", builtin, size, v.Score, kind)
+			}
+		}
+	}
+}
+
+// TestReadError: our own trouble with the message is an error, and the lane lives on.
+func TestReadError(t *testing.T) {
+	h := newHarness(t, "count", func(c *Config, _ *Options) { c.Lanes = 1 })
+	h.ready(t)
+	broken := errors.New("disk on fire")
+	for _, size := range []int64{100, 1 << 20} {
+		q := message("x")
+		q.Size = size
+		q.Open = func() (io.Reader, error) { return io.MultiReader(strings.NewReader("abc"), failing{broken}), nil }
+		if _, _, err := h.Ask(context.Background(), q); kindOf(err) != Error || !errors.Is(err, broken) {
+			t.Errorf("%d: %v", size, err)
+		}
+		q.Open = func() (io.Reader, error) { return strings.NewReader("short"), nil }
+		if _, kind := h.ask(t, q); kind != Error {
+			t.Errorf("%d: a message shorter than its size: %q", size, kind)
+		}
+		q.Open = func() (io.Reader, error) { return nil, broken }
+		if _, kind := h.ask(t, q); kind != Error {
+			t.Errorf("%d: a message that can't be opened: %q", size, kind)
+		}
+		if v, kind := h.ask(t, message("four")); kind != "" || v.Score != 4 {
+			t.Errorf("%d: afterwards %v %q", size, v.Score, kind)
+		}
+	}
+	if s := h.host.States()[0]; s.Restarts != 0 || s.Lost != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+func TestSettings(t *testing.T) {
+	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Config = map[string]any{"bad": int64(1), "list": []any{"a", 1.5}} })
+	err := h.host.WaitReady(t.Context())
+	var start *StartError
+	var setting *sdk.SettingError
+	if !errors.As(err, &start) || start.Plugin != "t" || !errors.As(err, &setting) || setting.Key != "bad" || !strings.Contains(err.Error(), "worse.still") {
+		t.Errorf("%v", err)
+	}
+	if _, kind := h.ask(t, message("x")); kind != Error {
+		t.Errorf("%q", kind)
+	}
+	if s := h.host.States()[0]; s.State != "failed" || s.Restarts != 0 || s.Why == "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"name":       func(c *Config) { c.Name = "A b" },
+		"command":    func(c *Config) { c.Builtin = "" },
+		"both":       func(c *Config) { c.Command = []string{"x"} },
+		"builtin":    func(c *Config) { c.Builtin = "none" },
+		"empty":      func(c *Config) { c.Builtin, c.Command = "", []string{""} },
+		"sha256":     func(c *Config) { c.SHA256 = "abc" },
+		"files":      func(c *Config) { c.Files = map[string]string{"a": "xyz"} },
+		"timeout":    func(c *Config) { c.Timeout = 0 },
+		"lanes":      func(c *Config) { c.Lanes = 0 },
+		"many lanes": func(c *Config) { c.Lanes = 100000 },
+		"on_failure": func(c *Config) { c.OnFailure = "discard" },
+		"on_timeout": func(c *Config) { c.OnTimeout = "ignore" },
+		"on_crash":   func(c *Config) { c.OnCrash = "Accept" },
+		"mode":       func(c *Config) { c.Mode = "on" },
+		"memory":     func(c *Config) { c.Memory = 1 },
+	} {
+		c := DefaultConfig()
+		c.Name, c.Builtin = "t", "plain"
+		if err := c.Validate([]string{"plain"}); err != nil {
+			t.Fatal(err)
+		}
+		change(&c)
+		var field *FieldError
+		if err := c.Validate([]string{"plain"}); !errors.As(err, &field) {
+			t.Errorf("%s: %v, expected a complaint", name, err)
+		}
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	c := Config{OnFailure: "defer", OnTimeout: "junk"}
+	for kind, want := range map[Kind]sdk.Action{Error: sdk.Defer, Crash: sdk.Defer, Invalid: sdk.Defer, Timeout: sdk.Junk} {
+		if got, ok := c.Policy(kind); !ok || got != want {
+			t.Errorf("%s: %s %v", kind, got, ok)
+		}
+	}
+	if _, ok := (&Config{}).Policy(Crash); ok {
+		t.Error("a policy out of nothing")
+	}
+}
+
+// TestStarts: everything that can go wrong before the first lane has an error that says what.
+func TestStarts(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nexit 0\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	command := func(words ...string) func(*Config, *Options) {
+		return func(c *Config, o *Options) { c.Builtin, c.Command, o.Dir = "", words, dir }
+	}
+	for name, c := range map[string]struct {
+		builtin string
+		change  func(*Config, *Options)
+		want    string
+	}{
+		"garbage":      {"garbage", nil, "I like to talk"},
+		"exits":        {"exits", nil, "no licence file"},
+		"silent":       {"silent", func(_ *Config, o *Options) { o.StartTimeout = 300 * time.Millisecond }, "handshake"},
+		"no program":   {"plain", command("./none"), "no such file"},
+		"no plugin":    {"plain", command("/bin/true"), "nrecognized remote plugin message"},
+		"script":       {"plain", command("./script"), "nrecognized remote plugin message"},
+		"other cookie": {"plain", command("/bin/echo", "1|1|tcp|127.0.0.1:25|grpc"), "expected a unix socket"},
+		"net/rpc":      {"plain", command("/bin/echo", "1|1|unix|/tmp/x|netrpc"), "PLUGIN_UNIX_SOCKET_DIR"},
+		"version":      {"plain", command("/bin/echo", "1|99|unix|/tmp/x|grpc"), "ncompatible"},
+		"digest": {"plain", func(c *Config, o *Options) {
+			command("/bin/true")(c, o)
+			c.SHA256 = strings.Repeat("0", 64)
+		}, "its SHA-256 is"},
+		"files": {"plain", func(c *Config, o *Options) {
+			o.Dir = dir
+			c.Files = map[string]string{"script": strings.Repeat("0", 64)}
+		}, "files.script: its SHA-256 is"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, c.builtin, c.change)
+			err := h.host.WaitReady(t.Context())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, expected %q", err, c.want)
+			}
+			q := message("x")
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, _, err = h.Ask(ctx, q)
+			if kind := kindOf(err); kind != Crash && kind != Error {
+				t.Errorf("%v, expected crash or error", err)
+			}
+		})
+	}
+}
+
+// TestDigest: the right digest lets a program start.
+func TestDigest(t *testing.T) {
+	h := newHarness(t, "plain", func(c *Config, o *Options) {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Builtin, c.Command = "", []string{exe, "plugin", "run", "plain"}
+		c.SHA256 = digestOf(t, exe)
+	})
+	h.ready(t)
+	if _, kind := h.ask(t, message("x")); kind != "" {
+		t.Error(kind)
+	}
+}
+
+// TestOutput: standard output and error arrive in the log, attributed, bounded, without control
+// characters, and nothing of it reaches go-plugin's parser.
+func TestOutput(t *testing.T) {
+	h := newHarness(t, "flood", nil)
+	h.ready(t)
+	if _, kind := h.ask(t, message("do: print\r\n\r\n")); kind != "" {
+		t.Error(kind)
+	}
+	if err := h.host.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	log := h.log.String()
+	if n := strings.Count(log, "plugin says\""); n < 100 || n > 500 || len(log) > 200<<10 {
+		t.Errorf("%d lines, %d octets in the log", n, len(log))
+	}
+	if !strings.Contains(log, "plugin says too much") || !strings.Contains(log, "plugin=t") || strings.Contains(log, "\x1b") {
+		t.Error("the log lacks what it should have")
+	}
+	quiet := newHarness(t, "plain", nil)
+	quiet.ready(t)
+	if _, kind := quiet.ask(t, message("do: print\r\n\r\n")); kind != "" {
+		t.Error(kind)
+	}
+	for _, line := range []string{"on stdout", "on stderr"} {
+		eventually(t, line+" in the log", time.Second, func() bool { return strings.Contains(quiet.log.String(), line) })
+	}
+}
+
+// TestEnvironment: a plugin sees nothing of ours but what it needs.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("SLUICE_SECRET", "hunter2")
+	t.Setenv("TZ", "Europe/Vienna")
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	v, kind := h.ask(t, message("do: env\r\n\r\n"))
+	env := v.Tags["env"]
+	if kind != "" || strings.Contains(env, "hunter2") || strings.Contains(env, execVariable) || !strings.Contains(env, "TZ=Europe/Vienna") {
+		t.Errorf("%q %s", kind, env)
+	}
+}
+
+// TestEnclosure: files of the server are out of reach, where the kernel can do that.
+func TestEnclosure(t *testing.T) {
+	if landlockABI() < 1 {
+		t.Skip("this kernel has no Landlock")
+	}
+	secret := filepath.Join(t.TempDir(), "key.pem")
+	granted := filepath.Join(t.TempDir(), "list")
+	for _, name := range []string{secret, granted} {
+		if err := os.WriteFile(name, []byte("secret"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Read = []string{granted} })
+	h.ready(t)
+	for name, want := range map[string]string{secret: "0 ", granted: "6 <nil>", "/etc/shadow": "0 ", "/etc/hosts": " <nil>", "/proc/1/environ": "0 "} {
+		v, kind := h.ask(t, message("do: read "+name+"\r\n\r\n"))
+		if kind != "" || !strings.Contains(v.Reasons[0].Text, want) {
+			t.Errorf("%s: %q %+v, expected %q", name, kind, v.Reasons, want)
+		}
+	}
+}
+
+// TestShadow: nobody waits, and too many are dropped.
+func TestShadow(t *testing.T) {
+	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Mode, c.Lanes, c.Timeout = Shadow, 1, units.Of(time.Second) })
+	h.ready(t)
+	outcomes := make(chan Kind, 2)
+	record := func(_ sdk.Verdict, _ time.Duration, err error) { outcomes <- kindOf(err) }
+	start := time.Now()
+	h.Observe(message("do: sleep 200ms\r\n\r\n"), record)
+	h.Observe(message("do: x\r\n\r\n"), record)
+	if time.Since(start) > 100*time.Millisecond {
+		t.Error("Observe waits")
+	}
+	if first, second := <-outcomes, <-outcomes; first != Busy || second != "" {
+		t.Errorf("%q %q, expected the second to be dropped", first, second)
+	}
+}
+
+func TestOff(t *testing.T) {
+	h := newHarness(t, "exits", func(c *Config, _ *Options) { c.Mode = Off })
+	h.ready(t)
+	if s := h.host.States()[0]; s.State != "off" || s.PID != 0 {
+		t.Errorf("%+v", s)
+	}
 }

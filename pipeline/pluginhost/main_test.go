@@ -57,6 +57,10 @@ func runTestPlugin(name string) {
 		}
 		fmt.Fprintln(os.Stderr, strings.Repeat("x", 1<<20)+"\x1b[31m")
 	}
+	if strings.HasPrefix(name, "raw-") {
+		(&rawPlugin{name: name}).main()
+		return
+	}
 	serve.Main(&testPlugin{name: name})
 }
 
@@ -74,7 +78,7 @@ func (p *testPlugin) Describe() sdk.Manifest {
 	switch p.name {
 	case "header":
 		m.Want = sdk.WantHeader
-	case "envelope":
+	case "envelope", "none":
 		m.Want = sdk.WantNone
 	case "one":
 		m.MaxLanes = 1
@@ -263,4 +267,12 @@ func goroutines(t testing.TB, before int) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+func digestOf(t *testing.T, name string) string {
+	octets, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(octets))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -60,8 +59,6 @@ func newPlugin(h *Host, c Config) *Plugin {
 	}
 	return p
 }
-
-func absolute(dir string) (string, error) { return filepath.Abs(dir) }
 
 // Name returns the name of its table.
 func (p *Plugin) Name() string { return p.name }

@@ -1,0 +1,70 @@
+package pluginhost
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// cpuOf returns the processor time of a process so far, from /proc/PID/stat (10 ms steps).
+func cpuOf(b *testing.B, pid int) time.Duration {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+2:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// benchmarkLanes keeps all lanes of a real process busy and reports the processor time of both
+// sides together.
+func benchmarkLanes(b *testing.B, builtin string, lanes, size int) {
+	h := newHarness(b, builtin, func(c *Config, _ *Options) { c.Lanes = lanes })
+	h.ready(b)
+	octets := bytes.Repeat([]byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n"), size/62+1)[:size]
+	q := messageOf(octets)
+	pid := h.host.States()[0].PID
+	b.SetBytes(int64(size))
+	var next atomic.Int64
+	var askers sync.WaitGroup
+	own, its := ownCPU(), cpuOf(b, pid)
+	b.ResetTimer()
+	for range lanes {
+		askers.Add(1)
+		go func() {
+			defer askers.Done()
+			for next.Add(1) <= int64(b.N) {
+				if _, _, err := h.Ask(context.Background(), q); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	askers.Wait()
+	b.StopTimer()
+	own, its = ownCPU()-own, cpuOf(b, pid)-its
+	b.ReportMetric(float64(own.Microseconds())/float64(b.N), "host-cpu-us/op")
+	b.ReportMetric(float64((own+its).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+func BenchmarkLane1x4K(b *testing.B)  { benchmarkLanes(b, "count", 1, 4<<10) }
+func BenchmarkLane32x4K(b *testing.B) { benchmarkLanes(b, "count", 32, 4<<10) }
+func BenchmarkLane32x0(b *testing.B)  { benchmarkLanes(b, "envelope", 32, 4<<10) }
+func BenchmarkLane8x1M(b *testing.B)  { benchmarkLanes(b, "count", 8, 1<<20) }
+func BenchmarkLane2x50M(b *testing.B) { benchmarkLanes(b, "count", 2, 50<<20) }

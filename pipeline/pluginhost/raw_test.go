@@ -1,0 +1,114 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/sluicemail/sluice/sdk/wire"
+)
+
+// rawPlugin is a plugin that does not use sdk/serve, and breaks the protocol in the way its name
+// says.
+type rawPlugin struct {
+	goplugin.NetRPCUnsupportedPlugin
+	wire.UnimplementedPluginServer
+	name string
+}
+
+func (p *rawPlugin) main() {
+	goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig: goplugin.HandshakeConfig{
+			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
+		},
+		VersionedPlugins: map[int]goplugin.PluginSet{wire.ProtocolVersion: {"plugin": p}},
+		GRPCServer:       goplugin.DefaultGRPCServer,
+	})
+}
+
+func (p *rawPlugin) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
+	wire.RegisterPluginServer(s, p)
+	return nil
+}
+
+func (p *rawPlugin) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("not here")
+}
+
+func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.DescribeResponse, error) {
+	d := &wire.DescribeResponse{Name: "raw", Version: "0", Phases: []wire.Phase{wire.Phase_PHASE_CONTENT}, Want: wire.Want_WANT_ALL}
+	switch p.name {
+	case "raw-name":
+		d.Name = "Not A Name"
+	case "raw-phase":
+		d.Phases = []wire.Phase{77}
+	case "raw-newer":
+		d.Phases, d.Changes = append(d.Phases, 12), []wire.ChangeKind{1, 14}
+	case "raw-slow-describe":
+		time.Sleep(time.Hour)
+	}
+	return d, nil
+}
+
+func (p *rawPlugin) Configure(context.Context, *wire.ConfigureRequest) (*wire.ConfigureResponse, error) {
+	return &wire.ConfigureResponse{}, nil
+}
+
+func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
+	answer := func(id uint64, score float64) {
+		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{
+			Id: id, Result: &wire.Answer_Verdict{Verdict: &wire.Verdict{Score: score}},
+		}}})
+	}
+	if p.name == "raw-ends" {
+		return errors.New("I would rather not")
+	}
+	for {
+		f, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if a := f.GetAsk(); a != nil {
+			switch p.name {
+			case "raw-early-deaf": // answers at once and never reads again
+				answer(a.GetId(), 1)
+				<-stream.Context().Done()
+				return nil
+			case "raw-empty":
+				_ = stream.Send(&wire.PluginFrame{})
+				_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{Id: a.GetId()}}})
+			case "raw-huge":
+				v := &wire.Verdict{Detections: []string{string(make([]byte, 3<<20))}}
+				_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{
+					Id: a.GetId(), Result: &wire.Answer_Verdict{Verdict: v},
+				}}})
+			case "raw-storm": // never stops talking
+				for i := uint64(0); stream.Context().Err() == nil; i++ {
+					answer(1<<40+i, 9)
+				}
+			}
+		}
+		if e := f.GetEnd(); e != nil {
+			switch p.name {
+			case "raw-twice": // late ones, early ones, and the right one twice
+				answer(e.GetId()-1, 13)
+				answer(e.GetId()+1, 13)
+				answer(e.GetId(), 1)
+				answer(e.GetId(), 13)
+			case "raw-closes":
+				answer(e.GetId(), 1)
+				return nil
+			case "raw-dies":
+				answer(e.GetId(), 1)
+				time.Sleep(10 * time.Millisecond)
+				os.Exit(0)
+			case "raw-newer", "raw-early-deaf":
+				answer(e.GetId(), 1)
+			}
+		}
+	}
+}
