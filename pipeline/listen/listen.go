@@ -273,6 +273,7 @@ func (l *Listener) hand(c *Conn) {
 		l.refuse(c)
 		return
 	}
+	_ = c.Conn.SetDeadline(c.end)
 	select {
 	case l.accepted <- accepted{conn: c}:
 	case <-l.closed:
@@ -305,6 +306,7 @@ func (l *Listener) refuse(c *Conn) {
 		l.options.Logger.Warn("connection refused", "listener", l.options.Name, "client", c.client.String(),
 			"why", "too many connections", "so_far", l.refused.Load())
 	}
+	l.drop(c)
 	if l.refusal != "" {
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(refusalTime))
 		_, _ = c.Conn.Write([]byte(l.refusal))

@@ -3,6 +3,7 @@ package receive
 import (
 	"errors"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -100,6 +101,9 @@ func (s *session) unfit(m *pipeline.Message, sc *scan) pipeline.Result {
 	case sc.flaw == flawSpool:
 		s.gate.server.options.Logger.Error("message", "id", m.ID.String(), "session", s.gate.id, "stage", pipeline.StageReceive,
 			"action", "defer", "why", sc.err, "from", m.Sender, "size", sc.size)
+		if errors.Is(sc.err, syscall.ENOSPC) || errors.Is(sc.err, syscall.EDQUOT) {
+			reply = pipeline.ReplyDiskFull
+		}
 		return pipeline.Result{Reply: reply}
 	}
 	s.gate.log("message", "id", m.ID.String(), "action", action.String(), "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)

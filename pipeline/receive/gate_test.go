@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -349,6 +350,26 @@ func memory() int64 {
 		fmt.Printf("heap %d stack %d\n", m.HeapInuse, m.StackInuse)
 	}
 	return int64(m.HeapInuse + m.StackInuse)
+}
+
+// TestALPN: a browser that was led here offers http/1.1 and gets no connection (ALPACA); who offers nothing does.
+func TestALPN(t *testing.T) {
+	s := serve(t, func(o *Options) { o.TLS, o.ImplicitTLS = testTLS(), true })
+	for _, c := range []struct {
+		offers []string
+		ok     bool
+	}{{nil, true}, {[]string{"smtp"}, true}, {[]string{"h2", "http/1.1"}, false}} {
+		conn, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: c.offers})
+		if (err == nil) != c.ok {
+			t.Errorf("offering %v: %v", c.offers, err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+	if _, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}); err == nil {
+		t.Error("TLS 1.1 is accepted")
+	}
 }
 
 // TestConnectionLimit: one too many is told so by the listener.

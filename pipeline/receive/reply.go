@@ -31,7 +31,7 @@ var replies = [...]pipeline.Reply{
 	flawFields:     {Code: 552, Enhanced: "5.3.4", Text: "The header of the message has too many fields"},
 	flawLine:       {Code: 550, Enhanced: "5.6.0", Text: "The message has a line that is too long"},
 	flawLoop:       {Code: 554, Enhanced: "5.4.6", Text: "Too many hops, the message seems to run in a circle"},
-	flawSpool:      pipeline.ReplyDiskFull,
+	flawSpool:      pipeline.ReplyTryLater,
 	flawIncomplete: replyIncomplete,
 }
 

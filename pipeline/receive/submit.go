@@ -110,6 +110,7 @@ func addMissing(m *pipeline.Message, hostname string) {
 func receivedField(m *pipeline.Message, hostname string) []byte {
 	p := m.Peer
 	var b strings.Builder
+	b.Grow(256)
 	b.WriteString("Received: from " + safeName(p.Helo))
 	if p.Addr.IsValid() {
 		literal := "[" + p.Addr.String() + "]"

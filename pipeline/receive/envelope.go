@@ -1,0 +1,208 @@
+package receive
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+func (g *gate) mail(text, arg string) {
+	switch {
+	case !g.greeted:
+		g.outOfOrder("EHLO comes first")
+	case g.session.tx != nil:
+		g.outOfOrder("There is a sender already; RSET or the end of the message comes first")
+	case g.server.options.Protocol == Submission && g.session.login == "":
+		g.fail(530, "5.7.0", "Authentication required") // RFC 4954 section 6
+	default:
+		rest, ok := cutKeyword(arg, "FROM:")
+		if !ok {
+			g.fail(501, "5.5.4", "MAIL FROM:<address> is expected")
+			return
+		}
+		p, params, ok := parsePath(rest)
+		if !ok || p.postmaster {
+			g.fail(501, "5.1.7", "The sender's address is malformed")
+			return
+		}
+		g.path = p
+		g.mailParams(text, params)
+	}
+}
+
+// mailParams checks the parameters of MAIL where the library would say the wrong thing.
+func (g *gate) mailParams(text, params string) {
+	utf8 := false
+	for _, param := range strings.Fields(params) {
+		key, value, _ := strings.Cut(param, "=")
+		switch strings.ToUpper(key) {
+		case "SIZE":
+			// The library reads 32 bits; RFC 1870 section 3 has 20 digits.
+			if n, err := strconv.ParseUint(value, 10, 64); digits(value) && (err != nil || n > 1<<32-1) {
+				g.reply(552, "5.3.4", "The message is too large")
+				return
+			}
+		case "SMTPUTF8":
+			utf8 = true
+		case "BODY", "RET", "ENVID":
+		case "AUTH":
+			if g.server.options.Protocol != Submission {
+				g.fail(555, "5.5.4", "A parameter of MAIL is unknown")
+				return
+			}
+		default:
+			g.fail(555, "5.5.4", "A parameter of MAIL is unknown") // RFC 5321 section 4.1.1.11
+			return
+		}
+	}
+	if !params1(params) {
+		g.fail(501, "5.5.4", "A parameter of MAIL is malformed")
+		return
+	}
+	if g.path.utf8 && !utf8 {
+		g.fail(553, "5.6.7", "An address beyond ASCII needs SMTPUTF8") // RFC 6531 section 3.5
+		return
+	}
+	g.pass(text)
+}
+
+func (g *gate) rcpt(text, arg string) {
+	switch {
+	case !g.greeted:
+		g.outOfOrder("EHLO comes first")
+	case g.session.tx == nil:
+		g.outOfOrder("MAIL comes first")
+	case g.session.tx.chunked:
+		g.outOfOrder("The message is being sent")
+	default:
+		rest, ok := cutKeyword(arg, "TO:")
+		if !ok {
+			g.fail(501, "5.5.4", "RCPT TO:<address> is expected")
+			return
+		}
+		p, params, ok := parsePath(rest)
+		if !ok || p.address == "" || !params1(params) {
+			g.fail(501, "5.1.3", "The recipient's address is malformed")
+			return
+		}
+		for _, param := range strings.Fields(params) {
+			if key, _, _ := strings.Cut(strings.ToUpper(param), "="); key != "NOTIFY" && key != "ORCPT" {
+				g.fail(555, "5.5.4", "A parameter of RCPT is unknown")
+				return
+			}
+		}
+		if p.utf8 && !g.session.tx.message.Params.SMTPUTF8 {
+			g.fail(553, "5.6.7", "An address beyond ASCII needs SMTPUTF8")
+			return
+		}
+		g.path = p
+		g.orcpt = parameter(params, "ORCPT")
+		if p.postmaster { // which the library's parser refuses
+			text = "RCPT TO:<postmaster@" + g.server.options.Hostname + ">" + params
+		}
+		g.pass(text)
+	}
+}
+
+func (g *gate) data(text, arg string) {
+	switch {
+	case arg != "":
+		g.fail(501, "5.5.4", "DATA takes no argument")
+	case !g.greeted:
+		g.outOfOrder("EHLO comes first")
+	case g.session.tx == nil:
+		g.outOfOrder("MAIL comes first")
+	case g.session.tx.chunked:
+		g.outOfOrder("BDAT and DATA cannot be mixed") // RFC 3030 section 3
+	case len(g.session.tx.message.Recipients) == 0:
+		g.outOfOrder("There is no valid recipient")
+	default:
+		g.pass(text)
+	}
+}
+
+// bdat checks everything for which the library would refuse the command without reading the chunk: its octets would be
+// taken for commands.
+func (g *gate) bdat(text, arg string) {
+	fields := strings.Fields(arg)
+	var size uint64
+	var err error
+	if len(fields) > 0 {
+		size, err = strconv.ParseUint(fields[0], 10, 32)
+	}
+	if len(fields) == 0 || err != nil || !digits(fields[0]) || len(fields) > 2 || len(fields) == 2 && !strings.EqualFold(fields[1], "LAST") {
+		// Where the chunk ends cannot be known, and it is not to be parsed as commands.
+		g.log("connection closed", "why", "malformed BDAT")
+		g.die("501 5.5.4 BDAT size [LAST] is expected; closing, since what follows cannot be told from commands")
+		return
+	}
+	tx := g.session.tx
+	switch {
+	case int64(size) > g.server.options.Config.MaxSize.Int64():
+		g.die("552 5.3.4 The message is too large; closing instead of reading it")
+	case !g.greeted:
+		g.skipChunk(int64(size), "EHLO comes first")
+	case tx == nil:
+		g.skipChunk(int64(size), "MAIL comes first")
+	case len(tx.message.Recipients) == 0:
+		g.skipChunk(int64(size), "There is no valid recipient")
+	default:
+		g.session.beginChunks(tx)
+		g.chunk = int64(size)
+		g.pass(text)
+	}
+}
+
+// skipChunk answers a BDAT that is out of order and reads its chunk.
+func (g *gate) skipChunk(size int64, text string) {
+	g.outOfOrder(text)
+	deadline := time.Now().Add(g.server.options.Config.TransactionTimeout.Std())
+	for size > 0 && !g.dead {
+		if g.r == g.w && g.fill(g.server.options.Config.DataTimeout.Std(), deadline) != nil {
+			return
+		}
+		n := min(size, int64(g.w-g.r))
+		g.r += int(n)
+		size -= n
+	}
+}
+
+// cutKeyword takes "FROM:" or "TO:" off an argument, and blanks behind it that RFC 5321 does not allow and clients send.
+func cutKeyword(arg, keyword string) (rest string, ok bool) {
+	if len(arg) < len(keyword) || !strings.EqualFold(arg[:len(keyword)], keyword) {
+		return "", false
+	}
+	return strings.TrimLeft(arg[len(keyword):], " "), true
+}
+
+// params1 reports whether parameters have the form of RFC 5321 section 4.1.2: a blank before each, and at most one "=".
+func params1(params string) bool {
+	if params != "" && params[0] != ' ' {
+		return false
+	}
+	for _, p := range strings.Fields(params) {
+		if strings.Count(p, "=") > 1 || strings.HasPrefix(p, "=") {
+			return false
+		}
+	}
+	return true
+}
+
+// parameter returns the value of a parameter as it was sent.
+func parameter(params, name string) string {
+	for _, p := range strings.Fields(params) {
+		if key, value, _ := strings.Cut(p, "="); strings.EqualFold(key, name) {
+			return value
+		}
+	}
+	return ""
+}
+
+func digits(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
