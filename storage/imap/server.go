@@ -17,29 +17,29 @@ import (
 	"github.com/sluicemail/sluice/storage"
 )
 
-// Options say what to serve, to whom, and how much. Zero limits mean the
-// defaults of RULES D3.
+// Options say what to serve, to whom, and how much. The connections of a listener
+// and of a client address are limited by pipeline/listen, below this package;
+// its own limits are for other listeners.
 type Options struct {
-	Store      *storage.Store
-	ServerName string       // in the log
-	Logger     *slog.Logger // nil: nothing is logged
+	Store    *storage.Store
+	Hostname string       // in the log
+	Logger   *slog.Logger // nil: nothing is logged
 
 	TLS                 *tls.Config // nil: no TLS
 	ImplicitTLS         bool        // handshake first; otherwise STARTTLS is offered if TLS is set
 	AllowPlaintextLogin bool        // logins without TLS
 
 	Trusted                  []netip.Prefix // exempt from MaxConnectionsPerAddress, as loopback is
-	MaxConnections           int            // 20,000
-	MaxConnectionsPerAddress int            // 100
-	MaxCommands              int            // 10,000 in one session
-	MaxSession               time.Duration  // 0: none. An idle session ends with BYE and may come back
-	IdleTimeout              time.Duration  // after login at least 30 min (RFC 3501 section 5.4)
-	LoginTimeout             time.Duration  // for all until the login; 3 min
-	AppendLimit              int64          // octets of a message; 100 MiB
+	MaxConnections           int            // 0: no limit
+	MaxConnectionsPerAddress int            // 0: no limit
+	MaxCommands              int            // in one session; 0: 10,000
+	MaxSession               time.Duration  // 0: no limit. An idle session ends with BYE and may come back
+	IdleTimeout              time.Duration  // after the login; 0: 30 min, which RFC 3501 section 5.4 asks for
+	LoginTimeout             time.Duration  // for all until the login; 0: 3 min
+	AppendLimit              int64          // octets of a message; 0: 100 MiB
 }
 
 const (
-	minIdle          = 30 * time.Minute // RFC 3501 section 5.4
 	handshakeTimeout = 30 * time.Second
 	stallTimeout     = time.Minute // for more of a command or literal that has begun
 	writeTimeout     = time.Minute // for 16 KiB
@@ -49,13 +49,11 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	setDefault(&o.MaxConnections, 20000)
-	setDefault(&o.MaxConnectionsPerAddress, 100)
 	setDefault(&o.MaxCommands, 10000)
 	setDefault(&o.LoginTimeout, 3*time.Minute)
 	setDefault(&o.AppendLimit, 100<<20)
 	o.AppendLimit = min(o.AppendLimit, 1<<32-1)
-	o.IdleTimeout = max(o.IdleTimeout, minIdle)
+	setDefault(&o.IdleTimeout, 30*time.Minute)
 	return o
 }
 
@@ -83,7 +81,13 @@ type Server struct {
 }
 
 // New makes a server. Shutdown must be called.
-func New(o Options) *Server {
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Store == nil:
+		return nil, errors.New("imap server: no store")
+	case o.ImplicitTLS && o.TLS == nil:
+		return nil, errors.New("imap server: implicit TLS without a TLS configuration")
+	}
 	s := &Server{
 		o:     o.withDefaults(),
 		plain: newHandover(), secure: newHandover(),
@@ -98,7 +102,7 @@ func New(o Options) *Server {
 	}
 	s.library(s.plain, starttls, s.o.AllowPlaintextLogin)
 	s.library(s.secure, nil, true) // for the library it is clear text: the wire has done TLS
-	return s
+	return s, nil
 }
 
 // library starts an imapserver for the connections of h.
@@ -247,10 +251,10 @@ func (s *Server) admit(l *link) (why string) {
 	switch {
 	case s.closing:
 		return "Server is shutting down"
-	case s.links >= s.o.MaxConnections:
+	case s.o.MaxConnections > 0 && s.links >= s.o.MaxConnections:
 		return "Too many connections"
 	}
-	if l.addr.IsValid() && !l.addr.IsLoopback() && !contains(s.o.Trusted, l.addr) {
+	if s.o.MaxConnectionsPerAddress > 0 && l.addr.IsValid() && !l.addr.IsLoopback() && !contains(s.o.Trusted, l.addr) {
 		if s.addresses[l.addr] >= s.o.MaxConnectionsPerAddress {
 			return "Too many connections from your address"
 		}

@@ -77,7 +77,7 @@ func (s *session) Login(username, password string) error {
 	ctx, cancel := s.command()
 	defer cancel()
 	acct, err := s.srv.o.Store.Accounts().Verify(ctx, username, password, s.w.link.addr)
-	log := s.srv.o.Logger.With("client", s.w.link.addr, "server", s.srv.o.ServerName)
+	log := s.srv.o.Logger.With("client", s.w.link.addr, "server", s.srv.o.Hostname)
 	if err != nil {
 		log.Info("imap: login refused", "account", username, "why", err)
 		if s.failures++; s.failures >= maxFailures {
@@ -137,7 +137,7 @@ func bad(text string) error {
 	return &goimap.Error{Type: goimap.StatusResponseTypeBad, Code: goimap.ResponseCodeClientBug, Text: text}
 }
 
-// failures is what the client hears of the store's errors (RFC 5530 codes).
+// failureText is what the client hears of the store's errors (RFC 5530 codes).
 func failureText(err error) (goimap.ResponseCode, string) {
 	for _, f := range []struct {
 		err  error
