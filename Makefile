@@ -33,8 +33,7 @@ quick: lint
 lint: fmt vet
 
 fmt:
-	@files=$$(git ls-files -z --cached --others --exclude-standard '*.go' 2>/dev/null | xargs -0 -r ls 2>/dev/null | xargs -r gofmt -l); \
-	if [ -n "$$files" ]; then echo "not formatted; run gofmt -w on:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted; run gofmt -w on:"; echo "$$files"; exit 1; fi
 
 vet:
 	$(GO) vet ./...

@@ -26,6 +26,8 @@ import (
 func openStore(ctx context.Context, c *config.Config, logger *slog.Logger, fatal func(error)) (*storage.Store, error) {
 	return storage.Open(ctx, storage.Options{
 		Dir:    c.DataDir,
+		Config: c.Storage,
+		Login:  c.Login,
 		Budget: blob.NewBudget(c.MaxBuffered.Int64()),
 		Logger: logger,
 		Pebble: pebble.Options{
@@ -90,13 +92,13 @@ func pluginConfigs(c *config.Config) []pluginhost.Config {
 }
 
 func newHost(c *config.Config, logger *slog.Logger) (*pluginhost.Host, error) {
-	self, err := os.Executable()
+	dir, err := filepath.Abs(filepath.Dir(c.Path))
 	if err != nil {
-		return nil, fmt.Errorf("find this program, to start plugins with: %w", err)
+		return nil, fmt.Errorf("find the configuration's directory: %w", err)
 	}
 	return pluginhost.New(pluginhost.Options{
-		Program: self, StateDir: filepath.Join(c.DataDir, "plugin"), Logger: logger,
-	})
+		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger,
+	}), nil
 }
 
 func newLogger(w io.Writer, c config.Log) *slog.Logger {

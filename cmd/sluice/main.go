@@ -49,9 +49,14 @@ type app struct {
 // commands lists the subcommands, in the order in which help shows them.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		a.serveCommand(),
+		a.demoCommand(),
 		a.checkCommand(),
 		a.userCommand(),
+		a.queueCommand(),
+		a.traceCommand(),
 		a.pluginCommand(),
+		a.benchCommand(),
 		a.versionCommand(),
 	}
 }

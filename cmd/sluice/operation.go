@@ -26,7 +26,7 @@ type operation struct {
 
 // operations lists them all; startControl offers each on the socket.
 func operations() []operation {
-	return []operation{traceOperation(), queueListOperation(), queueShowOperation()}
+	return append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation())
 }
 
 // typed decodes the request of an operation.
@@ -51,7 +51,7 @@ func (a *app) perform(ctx context.Context, c *config.Config, op operation, reque
 		if !errors.Is(err, control.ErrNotRunning) {
 			return err
 		}
-		if err := datadir.BecomeOwner(c.DataDir, os.Args); err != nil {
+		if err := datadir.Enter(c.DataDir, c.User, os.Args); err != nil {
 			return err
 		}
 		lock, err := datadir.Acquire(ctx, c.DataDir, "sluice "+op.name, commandLockWait, nil)

@@ -31,9 +31,52 @@ const (
 // ErrLocked is the cause when another process holds the lock.
 var ErrLocked = errors.New("another process has it open")
 
-// Make makes the directory, for its owner alone, if it does not exist.
+// Make makes the directory for its owner alone. One that others could look into is closed to them: it holds mail.
 func Make(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data_dir: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at data_dir: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		if err := os.Chmod(dir, mode&^0o077); err != nil && !errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("close data_dir to others: %w", err)
+		}
+	}
+	return nil
+}
+
+// Enter makes the directory if there is none, and makes this process the user that owns it (RULES D5). A directory that
+// root makes belongs to the user that the server will be, if one is named. command is what was typed, for the error.
+func Enter(dir, serverUser string, command []string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if err := Make(dir); err != nil {
+			return err
+		}
+		if err := give(dir, serverUser); err != nil {
+			return err
+		}
+	}
+	return BecomeOwner(dir, command)
+}
+
+// give makes a directory a user's, where this process may.
+func give(dir, name string) error {
+	if name == "" || os.Geteuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return fmt.Errorf("make data_dir: %w", err)
+	}
+	uid, errUID := strconv.Atoi(u.Uid)
+	gid, errGID := strconv.Atoi(u.Gid)
+	if err := errors.Join(errUID, errGID); err != nil {
+		return fmt.Errorf("make data_dir: the user %s: %w", name, err)
+	}
+	if err := os.Chown(dir, uid, gid); err != nil {
 		return fmt.Errorf("make data_dir: %w", err)
 	}
 	return nil

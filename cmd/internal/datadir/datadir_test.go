@@ -85,6 +85,19 @@ func TestOwner(t *testing.T) {
 	if err := BecomeOwner(filepath.Join(dir, "absent"), nil); err == nil {
 		t.Error("an absent directory has an owner")
 	}
+	fresh := filepath.Join(dir, "fresh")
+	if err := Enter(fresh, "", nil); err != nil {
+		t.Error(err)
+	}
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Make(fresh); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(fresh); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("data_dir: %v, %v; want it closed to others", info, err)
+	}
 	if os.Geteuid() == 0 {
 		return // root becomes the owner instead
 	}
