@@ -13,8 +13,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
 	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/blob"
 )
@@ -237,6 +239,27 @@ func TestBrokenDNS(t *testing.T) {
 	f.process(m)
 	if got := field(t, m); !strings.Contains(got, "dmarc=temperror") || m.Recipients[0].Opinion.Action != sdk.Accept {
 		t.Errorf("SPF unknown: %s, %v", got, m.Recipients[0].Opinion)
+	}
+}
+
+// TestHangingZone: a reverse zone whose servers are dead, the most common fault there is, takes nothing from the others.
+func TestHangingZone(t *testing.T) {
+	f := newFixture(t, "")
+	f.zone.Break("10.2.0.192.in-addr.arpa", resolvertest.Fault{Silent: true})
+	config := resolver.DefaultConfig()
+	config.Timeout, config.Deadline = units.Of(100*time.Millisecond), units.Of(200*time.Millisecond)
+	f.stage.DNS = resolvertest.NewWith(f.zone, config, nil)
+	m := f.message("alice@example.org", plain)
+	start := time.Now()
+	f.process(m)
+	got := field(t, m)
+	for _, want := range []string{"iprev=temperror", "spf=pass", "dmarc=pass"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("took %s", took)
 	}
 }
 
