@@ -188,8 +188,8 @@ func newPipelineReport(c *config.Config, name string) pipelineReport {
 	return pipelineReport{name, mixed, []stageReport{
 		{Stage: pipeline.StageReceive, Does: fmt.Sprintf("up to %s and %d recipients", p.Receive.MaxSize, p.Receive.MaxRecipients)},
 		{Stage: pipeline.StageAuthenticate, Does: authenticateDoes(p)},
-		{Stage: pipeline.StageAntiSpam, Does: fmt.Sprintf("junk at %s, quarantine at %s, reject at %s",
-			threshold(p.AntiSpam.JunkAt), threshold(p.AntiSpam.QuarantineAt), threshold(p.AntiSpam.RejectAt)),
+		{Stage: pipeline.StageAntiSpam, Does: strings.Join([]string{threshold("junk", p.AntiSpam.JunkAt),
+			threshold("quarantine", p.AntiSpam.QuarantineAt), threshold("reject", p.AntiSpam.RejectAt)}, ", "),
 			Asks: asks(c, p.AntiSpam.Plugins, sdk.Accept)},
 		{Stage: pipeline.StageAntiVirus, Does: "an infected message: " + p.AntiVirus.OnInfected.String(),
 			Asks: asks(c, p.AntiVirus.Plugins, sdk.Defer)},
@@ -211,11 +211,11 @@ func authenticateDoes(p *config.Pipeline) string {
 	return strings.Join(append(checks, "DMARC "+string(p.Authenticate.DMARC)), ", ")
 }
 
-func threshold(at float64) string {
+func threshold(what string, at float64) string {
 	if at == 0 {
-		return "never"
+		return what + " off"
 	}
-	return strconv.FormatFloat(at, 'f', -1, 64)
+	return what + " at " + strconv.FormatFloat(at, 'f', -1, 64)
 }
 
 // asks says what the failures of a stage's plugins mean, where the stage's default is otherwise.
@@ -280,7 +280,7 @@ func (r *report) print(w io.Writer) error {
 	p.section("domains", len(r.Domains))
 	p.table(func(t io.Writer) {
 		for _, d := range r.Domains {
-			fmt.Fprintf(t, "  %s\t%d aliases\tcatch-all %s\tsubaddress %s\n", d.Name, d.Aliases,
+			fmt.Fprintf(t, "  %s\taliases %d\tcatch-all %s\tsubaddress %s\n", d.Name, d.Aliases,
 				none(strings.Join(d.CatchAll, ", ")), none(d.Subaddress))
 		}
 	})
@@ -314,12 +314,19 @@ func (r *report) printPipeline(p *printer, pl pipelineReport) {
 		for _, s := range pl.Stages {
 			fmt.Fprintf(t, "  %s\t%s\n", s.Stage, s.Does)
 			for _, asked := range s.Asks {
-				fmt.Fprintf(t, "\tasks %s about %s, %s, within %s; on failure %s, timeout %s, crash %s\n", asked.Plugin,
-					asked.When, asked.Mode, asked.Timeout, asked.OnFailure, asked.OnTimeout, asked.OnCrash)
+				fmt.Fprintf(t, "\tasks %s about %s, %s, within %s; %s\n", asked.Plugin, asked.When, asked.Mode, asked.Timeout, asked.failures())
 			}
 		}
 		fmt.Fprintf(t, "  mixed\t%s\n", pl.Mixed)
 	})
+}
+
+// failures says in one line what the failures of a plugin mean.
+func (a askedReport) failures() string {
+	if a.OnFailure == a.OnTimeout && a.OnFailure == a.OnCrash {
+		return "if it fails: " + a.OnFailure
+	}
+	return fmt.Sprintf("if it fails: %s, too late: %s, dies: %s", a.OnFailure, a.OnTimeout, a.OnCrash)
 }
 
 func arrow(pipeline string) string {
@@ -358,9 +365,13 @@ func (p *printer) section(name string, items int) {
 }
 
 func (p *printer) table(fill func(io.Writer)) {
-	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fill(t)
 	if err := t.Flush(); err != nil && p.err == nil {
 		p.err = err
+	}
+	for line := range strings.Lines(text.String()) {
+		p.line("%s", strings.TrimRight(line, " \n"))
 	}
 }

@@ -84,9 +84,8 @@ func (s *server) protocolServer(name string, l *config.Listener, locks *pop3.Loc
 	case "imap":
 		return imap.New(imap.Options{
 			Store: s.store, TLS: tlsConfig, ImplicitTLS: implicit, AllowPlaintextLogin: l.AllowPlain,
-			Logger: s.logger, IdleTimeout: l.Config.Idle("imap"), MaxCommands: l.MaxCommands, MaxSession: l.MaxSession.Std(),
-			Trusted: l.Trusted, MaxConnections: l.MaxConnections, MaxConnectionsPerAddress: l.MaxConnectionsPerAddress,
-		}), nil
+			Hostname: s.config.Hostname, Logger: s.logger, IdleTimeout: l.Config.Idle("imap"), MaxCommands: l.MaxCommands,
+		})
 	case "pop3":
 		return pop3.New(pop3.Options{
 			Store: s.store, TLS: tlsConfig, ImplicitTLS: implicit, AllowPlaintextLogin: l.AllowPlain,

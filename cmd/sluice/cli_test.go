@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluicemail/sluice/cmd/internal/config"
+)
+
+// sluice runs a command line in this process.
+func sluice(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	a := &app{stdin: strings.NewReader(stdin), stdout: &out, stderr: &err}
+	code = a.run(t.Context(), args)
+	return code, out.String(), err.String()
+}
+
+const testConfig = `hostname = "mx.example.test"
+[domain."example.test"]
+[listener.mx]
+protocol = "smtp"
+address = "127.0.0.1:0"
+[pipeline.inbound.anti-spam]
+plugins = ["gtube"]
+[pipeline.inbound.anti-virus]
+plugins = ["eicar", "own"]
+[plugin.own]
+command = ["./own.sh", "-v"]
+on_failure = "accept"
+on_crash = "quarantine"
+`
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	name := filepath.Join(dir, "sluice.toml")
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "own.sh"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestUsage: every wrong command line has exit status 2 and one line that says what to do next.
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"usr"}, "sluice --help"},
+		{[]string{"--nope"}, "unknown flag"},
+		{[]string{"check", "extra"}, "does not take"},
+		{[]string{"user"}, "needs a command"},
+		{[]string{"user", "ad"}, "sluice user --help"},
+		{[]string{"user", "add"}, "needs an address"},
+		{[]string{"user", "add", "--quota", "much", "a@example.test"}, "such as 2GB"},
+		{[]string{"plugin", "run"}, "needs the name of a plugin"},
+		{[]string{"plugin", "run", "nobody"}, "expected eicar or gtube"},
+	} {
+		code, stdout, stderr := sluice(t, "", c.args...)
+		if code != exitUsage || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || stdout != "" {
+			t.Errorf("sluice %s: %d, %q, %q; want status 2 and one line with %q", strings.Join(c.args, " "), code, stdout, stderr, c.want)
+		}
+	}
+	if code, stdout, _ := sluice(t, ""); code != exitDone || !strings.Contains(stdout, "check") {
+		t.Errorf("sluice alone: %d, %q; want the list of commands", code, stdout)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	name := writeConfig(t, testConfig)
+	code, stdout, stderr := sluice(t, "", "--config", name, "check")
+	if code != exitDone || stderr != "" {
+		t.Fatalf("check: %d, %q", code, stderr)
+	}
+	for _, want := range []string{
+		"no problems", "mx  smtp  127.0.0.1:0", "-> inbound",
+		"asks gtube about content, enforce, within 10s; if it fails: accept (the stage's default)",
+		"asks eicar about content, enforce, within 10s; if it fails: defer (the stage's default)",
+		"asks own about content, enforce, within 10s; if it fails: accept, too late: accept, dies: quarantine",
+		"junk at 6, quarantine off, reject at 20", "asked by inbound.anti-virus", "runs the server as",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in:\n%s", want, stdout)
+		}
+	}
+	if strings.Contains(stdout, " \n") {
+		t.Error("spaces at the end of a line")
+	}
+	code, stdout, _ = sluice(t, "", "--config", name, "--json", "check")
+	var r report
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitDone || len(r.Pipelines) != 2 || len(r.Plugins) != 3 {
+		t.Errorf("check --json: %d, %v, %s", code, err, stdout)
+	}
+}
+
+// TestCheckSystem: what the file refers to has to be there.
+func TestCheckSystem(t *testing.T) {
+	text := strings.Replace(testConfig, "./own.sh", "./absent.sh", 1) + "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n"
+	name := writeConfig(t, text)
+	code, stdout, stderr := sluice(t, "", "--config", name, "check")
+	if code != exitFailed || stdout != "" || !strings.Contains(stderr, ":11: plugin.own.command: ") || !strings.Contains(stderr, ":15: tls.certificate: cannot be used") {
+		t.Errorf("check: %d, %q, %q", code, stdout, stderr)
+	}
+	code, stdout, stderr = sluice(t, "", "--config", name, "--json", "check")
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	var p config.Problem
+	if code != exitFailed || stderr != "" || len(lines) != 2 || json.Unmarshal([]byte(lines[0]), &p) != nil || p.Line != 11 {
+		t.Errorf("check --json: %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+func TestCheckProblems(t *testing.T) {
+	name := writeConfig(t, "hostname = 5\nlistner = {}\n")
+	for _, args := range [][]string{{"check"}, {"serve"}, {"user", "list"}, {"plugin", "list"}} {
+		code, stdout, stderr := sluice(t, "", append([]string{"--config", name}, args...)...)
+		if code != exitFailed || stdout != "" || !strings.Contains(stderr, ":1: hostname: is a whole number") || !strings.Contains(stderr, `did you mean "listener"?`) {
+			t.Errorf("%v: %d, %q, %q; want every problem", args, code, stdout, stderr)
+		}
+	}
+}
+
+// TestUsers makes, lists, changes and removes accounts while no server runs.
+func TestUsers(t *testing.T) {
+	name := writeConfig(t, testConfig)
+	for _, c := range []struct {
+		stdin, args string
+		code        int
+		want        string
+	}{
+		{"", "user list", exitDone, "there are no accounts"},
+		{"pass word\n", "user add Alice@EXAMPLE.test --password-stdin --quota 2GB", exitDone, "added alice@example.test"},
+		{"other", "user add alice@example.test --password-stdin", exitFailed, "user password alice@example.test"},
+		{"", "user add bob@example.test --password-stdin", exitUsage, "expected one line"},
+		{"two\nlines\n", "user add bob@example.test --password-stdin", exitUsage, "expected one line"},
+		{"", "user add bob@example.test", exitUsage, "--password-stdin"},
+		{"x", "user add bob@exmaple.test --password-stdin", exitFailed, `did you mean "example.test"?`},
+		{"x", "user add bob --password-stdin", exitFailed, "is not an address"},
+		{"", "user list", exitDone, "2.0 GB"},
+		{"", "user list --json", exitDone, `{"address":"alice@example.test","created":"`},
+		{"new one\n", "user password alice@example.test --password-stdin", exitDone, "is changed"},
+		{"new one\n", "user password carol@example.test --password-stdin", exitFailed, "sluice user list"},
+		{"", "user remove carol@example.test", exitFailed, "there is no account carol@example.test"},
+		{"", "user remove alice@example.test --json", exitDone, `{"address":"alice@example.test"}`},
+		{"", "user list", exitDone, "there are no accounts"},
+	} {
+		code, stdout, stderr := sluice(t, c.stdin, append([]string{"--config", name}, strings.Fields(c.args)...)...)
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+			t.Errorf("sluice %s: %d, %q, %q; want %d and %q", c.args, code, stdout, stderr, c.code, c.want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, stdout, _ := sluice(t, "", "version", "--json")
+	var v versionItem
+	if err := json.Unmarshal([]byte(stdout), &v); err != nil || code != exitDone || v.Version != version || v.Protocol < 1 {
+		t.Errorf("version --json: %d, %v, %s", code, err, stdout)
+	}
+}
+
+// TestBuiltins: the configuration's list of shipped plugins is the program's.
+func TestBuiltins(t *testing.T) {
+	if have := slices.Sorted(slices.Values(config.Builtins())); !slices.Equal(have, builtinNames()) {
+		t.Errorf("config knows %v, the program has %v", have, builtinNames())
+	}
+	if askedBy := slices.Sorted(maps.Keys(askedBy(config.Default()))); len(askedBy) != 0 {
+		t.Errorf("the defaults ask %v", askedBy)
+	}
+}
