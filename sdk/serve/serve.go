@@ -29,6 +29,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	hclog "github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
@@ -49,6 +50,11 @@ func Main(p sdk.Plugin) {
 			"Name it in sluice.toml:\n\n    [plugin.%s]\n    command = [%q]\n",
 			os.Args[0], p.Describe().Name, os.Args[0])
 		os.Exit(2)
+	}
+	if os.Getenv("GOGC") == "" {
+		// A plugin's live heap is small, so Go would collect every few hundred messages; this lets
+		// it grow to 16 MiB first and spares a tenth of the processor time.
+		debug.SetGCPercent(400)
 	}
 	if os.Getenv(wire.WatchStdin) == "1" {
 		go exitWithHost(os.Stdin)
