@@ -188,7 +188,7 @@ func TestCostIsBounded(t *testing.T) {
 		{"folds", from + "From: a@evil.test\nX-Long: x\n" + strings.Repeat(" y\n", 300_000) + "\n"},
 		{"names times fields", fmt.Sprintf(signature, "from"+strings.Repeat(":x", 20_000)) + "From: a@evil.test\n" + strings.Repeat("X: y\n", 50_000) + "\n"},
 		{"empty lines", from + "From: a@evil.test\n\n" + strings.Repeat("\n", 20<<20)},
-		{"large body, many signatures", strings.Repeat(from, 8) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 40<<16)},
+		{"large body, many signatures", strings.Repeat(strings.Replace(from, "brisbane", "nokey", 1), 8) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 40<<16)},
 	}
 	for _, test := range tests {
 		before := runtime.NumGoroutine()
