@@ -67,10 +67,16 @@ func peer(t testing.TB, program, pkg string) string {
 	if path, err := exec.LookPath(filepath.Join("/usr/sbin", program)); err == nil {
 		return path
 	}
-	const missing = "%s is missing: apt-get install -y --no-install-recommends %s"
-	if os.Getenv("INTEROP") == "require" {
-		t.Fatalf(missing, program, pkg)
-	}
-	t.Skipf(missing, program, pkg)
+	missing(t, program+" is missing", pkg)
 	return ""
+}
+
+// missing skips or fails a test for want of packages.
+func missing(t testing.TB, what, packages string) {
+	t.Helper()
+	const advice = "%s: apt-get install -y --no-install-recommends %s"
+	if os.Getenv("INTEROP") == "require" {
+		t.Fatalf(advice, what, packages)
+	}
+	t.Skipf(advice, what, packages)
 }

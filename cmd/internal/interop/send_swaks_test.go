@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,9 @@ import (
 // TestSwaks: jetmore's swaks sends in every way that it knows and we offer.
 func TestSwaks(t *testing.T) {
 	swaks := peer(t, "swaks", "swaks libnet-ssleay-perl")
+	if out, err := exec.Command("perl", "-MNet::SSLeay", "-e1").CombinedOutput(); err != nil {
+		missing(t, fmt.Sprintf("swaks cannot do TLS: %s", out), "libnet-ssleay-perl")
+	}
 	s := newSite(t, "")
 	s.start()
 	defer s.stop()
