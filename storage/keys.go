@@ -2,7 +2,6 @@ package storage
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/sluicemail/sluice/storage/id"
 )
@@ -12,7 +11,7 @@ const (
 	ownerAccount = "account/" // ID kind ...
 	ownerContent = "content/" // kind ID
 	ownerRef     = "ref/"     // CONTENT USE
-	ownerGC      = "gc/"      // CONTENT TIME(8)
+	ownerGC      = "gc/"      // CONTENT ID(10)
 	ownerSystem  = "system/"
 
 	keyFormat      = ownerSystem + "format"
@@ -86,11 +85,11 @@ func appendRefKey(b []byte, c ContentID, use string) []byte {
 	return append(b, use...)
 }
 
-// appendGCKey has the time in it, so that the collector's deletion of an entry never meets a later one.
-func appendGCKey(b []byte, c ContentID, at time.Time) []byte {
+// appendGCKey has an ID of its own in it, which is also its time: the collector's deletion of one entry never meets another.
+func appendGCKey(b []byte, c ContentID, at ID) []byte {
 	b = append(b, ownerGC...)
 	b = append(b, c[:]...)
-	return binary.BigEndian.AppendUint64(b, uint64(at.UnixMilli()))
+	return append(b, at[:]...)
 }
 
 func appendPurgeKey(b []byte, a AccountID, box MailboxID) []byte {

@@ -110,7 +110,7 @@ func (s *Store) purgeBatch(ctx context.Context, e *entry, lower *[]byte, message
 			s.log.Error("store: a message that cannot be read goes; store verify finds its content", "key", k, "err", err)
 		} else {
 			b.Delete(appendMessageUse(appendRefKey(nil, r.content, ""), e.id, boxOf(k), tailUID(k)))
-			b.Set(appendGCKey(nil, r.content, now), nil)
+			b.Set(appendGCKey(nil, r.content, s.ids.New(now)), nil)
 		}
 		b.Delete(append([]byte(nil), k...))
 		*lower = append(append([]byte(nil), k...), 0)

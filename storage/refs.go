@@ -3,7 +3,6 @@ package storage
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -25,7 +24,7 @@ func (s *Store) AddRef(b *kv.Batch, content ContentID, use string) {
 func (s *Store) DropRef(b *kv.Batch, content ContentID, use string) {
 	key := appendRefKey(nil, content, use)
 	if !addsUse(b, key) {
-		b.Set(appendGCKey(nil, content, s.clock()), nil)
+		b.Set(appendGCKey(nil, content, s.NewID()), nil)
 	}
 	b.Delete(key)
 }
@@ -102,7 +101,7 @@ const collectRound = 500
 type candidate struct {
 	id     ContentID
 	keys   [][]byte
-	newest int64 // milliseconds
+	newest time.Time
 }
 
 // collect does one round; more says that there may be work left.
@@ -176,17 +175,15 @@ func (c *contents) retire(id ContentID) bool {
 
 // candidates returns contents whose entries are all older than CollectAfter.
 func (s *Store) candidates(ctx context.Context) (list []candidate, more bool, err error) {
-	limit := s.clock().Add(-s.o.CollectAfter).UnixMilli()
+	limit := s.clock().Add(-s.o.CollectAfter)
 	prefix := []byte(ownerGC)
 	err = s.engine.Scan(ctx, prefix, prefixEnd(prefix), false, func(key, _ []byte) (bool, error) {
-		if len(key) != len(ownerGC)+id.Size+8 {
+		if len(key) != len(ownerGC)+2*id.Size {
 			return false, fmt.Errorf("key %q: %w", key, errCorrupt)
 		}
-		var id ContentID
-		copy(id[:], key[len(ownerGC):])
-		at := int64(binary.BigEndian.Uint64(key[len(key)-8:]))
+		id := ContentID(key[len(ownerGC):][:id.Size])
 		if n := len(list); n == 0 || list[n-1].id != id {
-			if n > 0 && list[n-1].newest > limit {
+			if n > 0 && list[n-1].newest.After(limit) {
 				list = list[:n-1]
 			}
 			if len(list) >= collectRound {
@@ -197,10 +194,10 @@ func (s *Store) candidates(ctx context.Context) (list []candidate, more bool, er
 		}
 		c := &list[len(list)-1]
 		c.keys = append(c.keys, bytes.Clone(key))
-		c.newest = at
+		c.newest = ID(key[len(key)-len(ID{}):]).Time()
 		return true, nil
 	})
-	if n := len(list); n > 0 && list[n-1].newest > limit {
+	if n := len(list); n > 0 && list[n-1].newest.After(limit) {
 		list = list[:n-1]
 	}
 	return list, more, err

@@ -210,7 +210,7 @@ func (tx *Tx) drop(box *dirtyBox, it *item, moved bool) {
 		return appendMessageUse(appendRefKey(b, it.content, ""), tx.id, box.ID, it.uid)
 	}))
 	if !moved {
-		tx.batch.Set(tx.build(func(b []byte) []byte { return appendGCKey(b, it.content, tx.now) }), nil)
+		tx.batch.Set(tx.build(func(b []byte) []byte { return appendGCKey(b, it.content, tx.s.ids.New(tx.now)) }), nil)
 	}
 	tx.touch(box)
 	box.count(&it.record, -1)
