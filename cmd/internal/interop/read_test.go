@@ -178,9 +178,8 @@ push "<jump>2<enter><save-message>=Archive<enter><jump>3<enter><delete-message><
 	run("pop", fmt.Sprintf(`
 set spoolfile = "pops://localhost:%s/"
 set mbox_type = mbox
-set pop_checkinterval = 1
-push "<tag-pattern>~A<enter><tag-prefix><copy-message>%s<enter><quit>"
-`, s.port("pop3s"), box))
+push "<jump>1<enter><copy-message>%s<enter><jump>2<enter><copy-message>%s<enter><quit>"
+`, s.port("pop3s"), box, box))
 	text, err := os.ReadFile(box)
 	if err != nil || !strings.Contains(string(text), ids[0]) || !strings.Contains(string(text), ids[3]) {
 		t.Errorf("mutt copied %d octets by POP3, without the messages: %v", len(text), err)

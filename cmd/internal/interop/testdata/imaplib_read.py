@@ -157,7 +157,7 @@ def sent():
     line = ok(c.fetch("1", "(FLAGS INTERNALDATE)"))[0]
     assert b"\\Seen" in line and b'"21-Nov-2026 20:00:00 +0100"' in line, line
     c.literal = None
-    typ, data = c.append("No such folder", None, None, message)
+    typ, data = c.append('"No such folder"', None, None, message)
     assert typ == "NO" and b"TRYCREATE" in data[0], (typ, data)
     c.logout()
 
