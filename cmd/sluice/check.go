@@ -29,7 +29,7 @@ func (a *app) checkCommand() *cobra.Command {
 what the configuration amounts to: the listeners, the pipelines, which plugin is asked when, what its failure means, and
 which privileges this system lacks.`,
 		Args: exactArgs(),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := config.Load(a.configPath, config.Options{Builtins: builtinNames()})
 			if err != nil {
 				return a.reportProblems(err)
@@ -38,7 +38,11 @@ which privileges this system lacks.`,
 			if slices.ContainsFunc(problems, func(p config.Problem) bool { return !p.Warning }) {
 				return a.reportProblems(append(c.Warnings, problems...))
 			}
-			r := newReport(c, append(c.Warnings, problems...))
+			dead, err := checkAccounts(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			r := newReport(c, slices.Concat(c.Warnings, problems, dead))
 			if a.json {
 				return json.NewEncoder(a.stdout).Encode(r)
 			}
@@ -129,7 +133,7 @@ type pluginReport struct {
 func newReport(c *config.Config, warnings []config.Problem) *report {
 	r := &report{
 		File: c.Path, Hostname: c.Hostname, DataDir: c.DataDir, TLS: "made by ourselves, in data_dir",
-		Warnings: warnings, Missing: pluginhost.Missing(), RunsAs: runsAs(c),
+		Warnings: warnings, Missing: pluginhost.Missing(), RunsAs: runsAs(),
 	}
 	if c.TLS.Certificate != "" {
 		r.TLS = c.TLS.Certificate
@@ -240,21 +244,13 @@ func asks(c *config.Config, names []string, otherwise sdk.Action) []askedReport 
 	return out
 }
 
-// runsAs says which users the server and its plugins would be.
-func runsAs(c *config.Config) string {
+// runsAs says which users the server and its plugins would be, if started as this command was.
+func runsAs() string {
 	me := strconv.Itoa(os.Geteuid())
 	if u, err := user.Current(); err == nil {
 		me = u.Username
 	}
-	server := me
-	if os.Geteuid() == 0 && c.User != "" {
-		server = c.User
-	}
-	plugin := server
-	if os.Geteuid() == 0 && c.PluginUser != "" {
-		plugin = c.PluginUser
-	}
-	return fmt.Sprintf("the server as %s, plugins as %s", server, plugin)
+	return fmt.Sprintf("the server as %s, plugins as %s", me, me)
 }
 
 // print writes the report for a person.

@@ -160,6 +160,34 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+func TestDeadEnds(t *testing.T) {
+	c, err := config.Parse("sluice.toml", `hostname = "mx.example.test"
+[listener.mx]
+protocol = "smtp"
+address = "127.0.0.1:0"
+[domain."Bücher.example"]
+aliases = { team = ["alice@bücher.example", "bob@bücher.example", "alice+x@bücher.example"], alice = "carol@bücher.example" }
+[domain."example.test"]
+catch_all = "nobody@example.test"
+aliases = { a = "anything@example.test" }
+`, config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range deadEnds(c, map[string]bool{"alice@xn--bcher-kva.example": true, "carol@xn--bcher-kva.example": true}) {
+		got = append(got, p.String())
+	}
+	want := []string{
+		`sluice.toml:8: domain."example.test".catch_all: warning: nobody@example.test has no account; sluice user add nobody@example.test makes one`,
+		`sluice.toml:6: domain."Bücher.example".aliases.alice: warning: is never used: there is an account of that name, and accounts come first`,
+		`sluice.toml:6: domain."Bücher.example".aliases.team: warning: bob@xn--bcher-kva.example has no account and no alias; sluice user add bob@xn--bcher-kva.example makes one`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func TestVersion(t *testing.T) {
 	code, stdout, _ := sluice(t, "", "version", "--json")
 	var v versionItem

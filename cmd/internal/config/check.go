@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os/user"
 	"slices"
 	"strings"
 	"time"
@@ -66,14 +65,6 @@ func (c *Config) checkTop(o Options) {
 	}
 	if err := c.Login.Validate(); err != nil {
 		s.refuse(keys("login"), err)
-	}
-	for _, identity := range []struct{ key, name string }{{"user", c.User}, {"plugin_user", c.PluginUser}} {
-		if identity.name == "" {
-			continue
-		}
-		if _, err := user.Lookup(identity.name); err != nil {
-			s.errorf(keys(identity.key), "there is no user %q on this system; make one with: adduser --system --group %s", identity.name, identity.name)
-		}
 	}
 }
 

@@ -100,7 +100,7 @@ func (c *Config) checkDomains() {
 		}
 		byName[name], written[name] = c.Domain[key], key
 	}
-	c.Domain = byName
+	c.Domain, c.written = byName, written
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		c.checkDomain(written[name], name, byName[name])
 	}

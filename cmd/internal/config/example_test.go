@@ -58,7 +58,7 @@ builtin = "eicar"
 		t.Fatal(err)
 	}
 	for _, c := range []*Config{got, want} {
-		c.src, c.Warnings = nil, nil
+		c.src, c.written, c.Warnings = nil, nil, nil
 		emptyToNil(reflect.ValueOf(c).Elem())
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -82,6 +82,19 @@ func (c *Config) Locate(key ...string) (file string, line int) {
 	return c.src.name, c.src.line(key)
 }
 
+// Warning makes a warning about a key, with its place. The name of a domain may be the canonical one.
+func (c *Config) Warning(text string, key ...string) Problem {
+	if c.src == nil {
+		return Problem{File: c.Path, Key: strings.Join(key, "."), Text: text, Warning: true}
+	}
+	if len(key) > 1 && key[0] == "domain" {
+		if as, ok := c.written[key[1]]; ok {
+			key = append([]string{"domain", as}, key[2:]...)
+		}
+	}
+	return c.src.problem(key, true, text)
+}
+
 // PluginProblem gives a plugin's complaint about a key of [plugin.NAME.config] its place.
 func (c *Config) PluginProblem(plugin, key, problem string) Problem {
 	if c.src == nil {

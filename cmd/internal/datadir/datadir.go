@@ -62,6 +62,18 @@ func Enter(dir, serverUser string, command []string) error {
 	return BecomeOwner(dir, command)
 }
 
+// Drop makes this process, which is root's, the named user for good, and that user the owner of dir. It is called when
+// everything that needs root, such as a port below 1024, is open, and before anything in dir is.
+func Drop(dir, name string) error {
+	if err := Make(dir); err != nil {
+		return err
+	}
+	if err := give(dir, name); err != nil {
+		return err
+	}
+	return BecomeOwner(dir, nil)
+}
+
 // give makes a directory a user's, where this process may.
 func give(dir, name string) error {
 	if name == "" || os.Geteuid() != 0 {

@@ -86,7 +86,7 @@ var rules = []rule{
 	},
 	{
 		name: "stages do not import each other", // their tests may: a queue is tested with a real delivery
-		who: func(dir string) bool { return stageOf(dir) != "" },
+		who:  func(dir string) bool { return stageOf(dir) != "" },
 		refuse: func(dir, path string) bool {
 			other := stageOf(ours(path))
 			return other != "" && other != stageOf(dir)
