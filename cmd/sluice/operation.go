@@ -48,7 +48,7 @@ func (a *app) perform(ctx context.Context, c *config.Config, op operation, reque
 	client := control.NewClient(c.DataDir)
 	for {
 		err := client.Call(ctx, op.name, request, each)
-		if !errors.Is(err, control.ErrNotRunning) {
+		if !errors.Is(err, control.ErrNotRunning) && !errors.Is(err, os.ErrPermission) {
 			return err
 		}
 		if err := datadir.Enter(c.DataDir, c.User, os.Args); err != nil {

@@ -151,7 +151,7 @@ func dial(ctx context.Context, dir string) (net.Conn, error) {
 		return nil, ErrNotRunning
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("the control socket in %s is not ours to use: run the command as the server's user or as root", dir)
+		return nil, fmt.Errorf("the control socket in %s is not ours to use, run the command as the server's user or as root: %w", dir, err)
 	}
 	return conn, err
 }
