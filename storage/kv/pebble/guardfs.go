@@ -32,16 +32,33 @@ type guardFS struct {
 // Create implements vfs.FS.
 func (fs guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if strings.HasPrefix(fs.PathBase(name), "marker.") {
-		d, err := fs.OpenDir(fs.PathDir(name))
-		if err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
-		if err != nil {
+		if err := fs.syncDir(name); err != nil {
 			return nil, fmt.Errorf("sync directory before %s: %w", name, err)
 		}
 	}
 	f, err := fs.FS.Create(name, c)
 	return fs.guard(name, f, err)
+}
+
+// Remove implements vfs.FS. Pebble removes the old marker before it syncs the
+// directory with the new one (atomicfs.Marker.Move): POSIX lets a crash in between
+// lose both, and then the store looks like one that was never made.
+func (fs guardFS) Remove(name string) error {
+	if strings.HasPrefix(fs.PathBase(name), "marker.") {
+		if err := fs.syncDir(name); err != nil {
+			return fmt.Errorf("sync directory before removing %s: %w", name, err)
+		}
+	}
+	return fs.FS.Remove(name)
+}
+
+// syncDir syncs the directory that name is in.
+func (fs guardFS) syncDir(name string) error {
+	d, err := fs.OpenDir(fs.PathDir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // OpenDir implements vfs.FS.
