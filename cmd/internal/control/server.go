@@ -35,6 +35,7 @@ type Server struct {
 	mu       sync.Mutex
 	handlers map[string]Handler
 	http     *http.Server
+	done     chan struct{} // closed when nobody listens any more
 }
 
 // NewServer returns a server for the socket in dir.
@@ -78,7 +79,9 @@ func (s *Server) Start(ctx context.Context) error {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
+	s.done = make(chan struct{})
 	go func() {
+		defer close(s.done) // the listener is closed now
 		if err := s.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.logger.Error("control socket", "err", err)
 		}
@@ -91,10 +94,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	if s.http == nil {
 		return nil
 	}
-	if err := s.http.Shutdown(ctx); err != nil {
-		return errors.Join(err, s.http.Close())
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
 	}
-	return nil
+	<-s.done
+	return err
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
