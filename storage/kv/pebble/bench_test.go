@@ -36,7 +36,10 @@ func body() []byte {
 }
 
 func open(tb testing.TB, dir string) *Engine {
-	e, err := Open(Options{Dir: dir, Fatal: func(err error) { panic(err) }})
+	e, err := Open(Options{
+		Dir: dir, Fatal: func(err error) { panic(err) },
+		Boundaries: [][]byte{[]byte("content/"), []byte("content0"), []byte("trace/"), []byte("trace0")},
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}

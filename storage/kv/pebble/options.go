@@ -23,9 +23,9 @@ func (e *Engine) pebbleOptions() *pebbledb.Options {
 		EventListener:               e.listener(),
 		FormatMajorVersion:          formatMajorVersion,
 		MemTableSize:                e.opts.MemTableSize,
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: 4, // room for a burst while one is flushed
 		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       48,
+		L0StopWritesThreshold:       48, // rather read from many tables than refuse mail
 		LBaseMaxBytes:               256 << 20,
 		MaxOpenFiles:                512,
 		CompactionConcurrencyRange: func() (int, int) {
@@ -55,8 +55,11 @@ func spanPolicy(bounds [][]byte) pebbledb.SpanPolicyFunc {
 func (e *Engine) listener() *pebbledb.EventListener {
 	return &pebbledb.EventListener{
 		BackgroundError: func(err error) {
-			e.bgErrors.Add(1)
-			e.opts.Logger.Error("store: background work failed, it is tried again", "err", err)
+			// Pebble tries again at once, so on a full disk this comes very often.
+			n, now, last := e.bgErrors.Add(1), time.Now().UnixNano(), e.bgLogged.Load()
+			if now-last > int64(10*time.Second) && e.bgLogged.CompareAndSwap(last, now) {
+				e.opts.Logger.Error("store: background work failed, it is tried again", "times", n, "err", err)
+			}
 		},
 		WriteStallBegin: func(i pebbledb.WriteStallBeginInfo) {
 			e.stallAt.Store(time.Now().UnixNano())

@@ -88,6 +88,7 @@ type Engine struct {
 	stallNs  atomic.Int64
 	stallAt  atomic.Int64 // start of the stall that goes on, Unix nanoseconds
 	bgErrors atomic.Int64
+	bgLogged atomic.Int64 // when the last one was logged, Unix nanoseconds
 }
 
 var _ kv.Engine = (*Engine)(nil)

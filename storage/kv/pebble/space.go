@@ -59,9 +59,13 @@ func (s *space) full() bool {
 	return free >= 0 && free < s.min
 }
 
+// busyAfter is how long writes stall before new mail is refused. Shorter stalls
+// are part of a burst and only slow it down.
+const busyAfter = 500 * time.Millisecond
+
 // Admit implements kv.Engine.
 func (e *Engine) Admit() error {
-	if e.stalled.Load() {
+	if e.stalled.Load() && time.Since(time.Unix(0, e.stallAt.Load())) > busyAfter {
 		return kv.ErrBusy
 	}
 	if e.space.full() {
