@@ -161,8 +161,5 @@ func (l *logins) MaySendAs(ctx context.Context, login, address string) (bool, er
 	if err != nil {
 		return false, err
 	}
-	l.mu.RLock()
-	table := l.table
-	l.mu.RUnlock()
-	return table.Owns(ctx, a, address)
+	return l.currentTable().Owns(ctx, a, address)
 }

@@ -51,6 +51,7 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.serveCommand(),
 		a.demoCommand(),
+		a.reloadCommand(),
 		a.checkCommand(),
 		a.userCommand(),
 		a.queueCommand(),

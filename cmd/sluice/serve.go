@@ -208,10 +208,20 @@ func (s *server) startQueue(ctx context.Context) error {
 		Store:   s.store,
 		Deliver: &deliver.Mailbox{Store: s.store, Now: time.Now},
 		Config:  s.queueConfig,
-		Notify:  &notifier{server: s},
-		Logger:  s.logger,
+		Notify: &notifier{
+			hostname: s.config.Hostname, store: s.store,
+			table: s.currentTable, postmaster: func() string { return s.currentTable().Postmaster() },
+		},
+		Logger: s.logger,
 	})
 	return s.queue.Start(ctx)
+}
+
+// currentTable returns where addresses go at the moment.
+func (s *server) currentTable() *route.Table {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.table
 }
 
 // queueConfig returns the settings of the moment; a pipeline that is gone has the

@@ -42,96 +42,90 @@ func (q *Queue) loadDue(ctx context.Context) error {
 	if now <= q.loadedMinute {
 		return nil
 	}
-	if err := q.scan(ctx, q.loadedMinute, now+1); err != nil {
+	if _, err := q.scan(ctx, dueBound(q.loadedMinute), dueBound(now+1)); err != nil {
 		return err
 	}
 	q.loadedMinute = now
 	return nil
 }
 
-// load reads what is due from the low-water mark on, until the window is full.
-// Only the ticker and Start call it.
+// load goes on reading what is due from where the window was full the last time,
+// or from the low-water mark. Only the ticker and Start call it.
 func (q *Queue) load(ctx context.Context) error {
-	q.mu.Lock()
-	q.over = false
-	q.mu.Unlock()
+	from := q.cursor
+	if from == nil {
+		from = dueBound(q.lowMinute)
+		q.beginPass()
+	}
 	now := minuteOf(q.Now())
-	if err := q.scan(ctx, q.lowMinute, now+1); err != nil {
-		q.mu.Lock()
-		q.over = true
-		q.mu.Unlock()
+	full, err := q.scan(ctx, from, dueBound(now+1))
+	if err != nil {
 		return err
 	}
-	q.loadedMinute = now
-	return nil
-}
-
-// scan reads the entries with due keys in [from, to) into the window.
-func (q *Queue) scan(ctx context.Context, from, to uint32) error {
-	var ids []storage.ID
-	seen := make(map[storage.ID]bool)
-	full := false
-	err := q.Store.KV().Scan(ctx, dueBound(from), dueBound(to), false, func(key, _ []byte) (bool, error) {
-		_, id, _, ok := parseDue(key)
-		if !ok {
-			q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
-			return true, nil
-		}
-		if !seen[id] && !q.has(id) {
-			seen[id] = true
-			ids = append(ids, id)
-		}
-		full = len(ids) >= q.window
-		return !full, ctx.Err()
-	})
-	if err != nil {
-		return fmt.Errorf("read what is due: %w", err)
-	}
-	for _, id := range ids {
-		if err := q.admit(ctx, id); err != nil {
-			return err
-		}
-	}
-	if full {
-		q.mu.Lock()
-		q.over = true
-		q.mu.Unlock()
+	q.cursor = full
+	if full == nil {
+		q.loadedMinute = now
+		q.endPass()
 	}
 	return nil
 }
 
-func (s *schedule) has(id storage.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.entries[id]
-	return ok
+// scan admits the entries with due keys in [from, to). If the window gets full it
+// stops and returns the key at which to go on.
+func (q *Queue) scan(ctx context.Context, from, to []byte) (full []byte, err error) {
+	const batch = 256 // keys read before their entries are
+	for {
+		var keys [][]byte
+		err := q.Store.KV().Scan(ctx, from, to, false, func(key, _ []byte) (bool, error) {
+			keys = append(keys, append([]byte(nil), key...))
+			return len(keys) < batch, ctx.Err()
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read what is due: %w", err)
+		}
+		for _, key := range keys {
+			_, id, _, ok := parseDue(key)
+			if !ok {
+				q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
+				continue
+			}
+			if !q.admit(ctx, id) {
+				return key, nil
+			}
+		}
+		if len(keys) < batch {
+			return nil, nil
+		}
+		from = append(keys[len(keys)-1], 0)
+	}
 }
 
-// admit reads one entry and makes it ready, unless it is here or settled. The
-// lock is held over the reading: an entry leaves the schedule only after what
-// settled it was applied, so what is not here is read as it is.
-func (q *Queue) admit(ctx context.Context, id storage.ID) error {
+// admit reads one entry and makes it ready, unless it is here or settled; false
+// means that the window is full. The lock is held over the reading: an entry
+// leaves the schedule only after what settled it was applied, so what is not here
+// is read as it is.
+func (q *Queue) admit(ctx context.Context, id storage.ID) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, ok := q.entries[id]; ok {
-		return nil
+		return true
 	}
 	if len(q.entries) >= q.window {
 		q.over = true
-		return nil
+		return false
 	}
 	e, err := q.read(ctx, id)
 	if err != nil {
 		q.Logger.Error("queue entry unreadable", "id", id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
-		return nil // the others go on (DRILLS E2.7); `sluice queue show` tells
+		return true // the others go on (DRILLS E2.7); `sluice queue show` tells
 	}
 	if e == nil || len(e.recipients) == 0 {
-		return nil
+		return true
 	}
 	q.entries[id] = e
 	q.ready = append(q.ready, e)
 	q.cond.Signal()
-	return nil
+	return true
 }
 
 // read reads an entry with its recipients; nil if it is gone.

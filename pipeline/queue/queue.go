@@ -51,6 +51,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Jitter  func() float64 // in [-1, 1); nil: random
+	Tick    time.Duration  // how often it looks for what is due; 0: 1 s
 }
 
 // Queue is the durable queue. Its methods may be called from any goroutine.
@@ -63,6 +64,7 @@ type Queue struct {
 	// Of the ticker and Start alone.
 	lowMinute    uint32 // nothing is due before it
 	loadedMinute uint32 // due keys up to and including it were read
+	cursor       []byte // due key at which load goes on; nil: from the low-water mark
 
 	wg sync.WaitGroup
 }
@@ -77,6 +79,9 @@ func New(o Options) *Queue {
 	}
 	if o.Keep == 0 {
 		o.Keep = 30 * 24 * time.Hour
+	}
+	if o.Tick == 0 {
+		o.Tick = time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -124,7 +129,7 @@ func (q *Queue) Stop(ctx context.Context) error {
 // forgets what is finished.
 func (q *Queue) tick(ctx context.Context) {
 	defer q.wg.Done()
-	wake := time.NewTicker(time.Second)
+	wake := time.NewTicker(q.Tick)
 	defer wake.Stop()
 	tidy := time.NewTicker(30 * time.Second)
 	defer tidy.Stop()

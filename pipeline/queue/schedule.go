@@ -31,6 +31,7 @@ type schedule struct {
 	entries map[storage.ID]*live
 	window  int
 	over    bool // entries that are due may stand on disk only
+	missed  bool // one of them came since load began a pass over the disk
 	closed  bool
 	cond    *sync.Cond
 	refill  chan struct{} // room for more
@@ -50,7 +51,7 @@ func (s *schedule) claim(e *live) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.entries) >= s.window {
-		s.over = true
+		s.over, s.missed = true, true
 		return false
 	}
 	e.index = -1
@@ -67,12 +68,33 @@ func (s *schedule) release(e *live) {
 
 func (s *schedule) forget(e *live) {
 	delete(s.entries, e.ID)
+	s.wantMore()
+}
+
+// wantMore asks the ticker to read on if there is more on disk and room for it.
+func (s *schedule) wantMore() {
 	if s.over && len(s.entries) <= s.window/2 {
 		select {
 		case s.refill <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// beginPass is called before load reads from the low-water mark.
+func (s *schedule) beginPass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed = false
+}
+
+// endPass is called when load has seen all that is due: if nothing was left out
+// meanwhile, everything is in memory.
+func (s *schedule) endPass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = s.missed
+	s.wantMore()
 }
 
 // push hands an entry to the next free worker.
