@@ -46,7 +46,7 @@ type app struct {
 	json       bool   // --json
 }
 
-// commands lists the subcommands, in the order in which help shows them.
+// commands lists the subcommands.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.serveCommand(),
