@@ -64,11 +64,11 @@ func (p *mischief) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	case "field-injection":
 		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A: b\r\nX-C", Value: "d\r\n\r\nbody"}}}, nil
 	case "forbidden-change":
-		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.RemoveField, Name: "Subject"}}}, nil
+		seen.Changes = append(seen.Changes, sdk.Change{Kind: sdk.RemoveField, Name: "Subject"})
 	case "unknown-recipient":
 		return sdk.Verdict{Recipients: []sdk.RecipientVerdict{{Recipient: "nobody@example.org", Action: sdk.Reject}}}, nil
 	case "huge-answer":
-		reasons := make([]sdk.Reason, 100000)
+		reasons := make([]sdk.Reason, 10000)
 		for i := range reasons {
 			reasons[i] = sdk.Reason{Symbol: strings.Repeat("S", 100), Text: strings.Repeat("t", 1000)}
 		}
