@@ -79,11 +79,11 @@ func (c *Config) Validate() error {
 	if c.IdleTimeout.Std() < time.Second {
 		add("idle_timeout", "is %s, expected at least 1s", c.IdleTimeout)
 	}
-	if c.MaxSession.Std() < c.IdleTimeout.Std() {
-		add("max_session", "is %s, expected at least idle_timeout, %s", c.MaxSession, c.IdleTimeout)
+	if c.MaxSession.Std() < time.Second {
+		add("max_session", "is %s, expected at least 1s", c.MaxSession)
 	}
-	if c.MaxCommands < 10 {
-		add("max_commands", "is %d, expected at least 10", c.MaxCommands)
+	if c.MaxCommands < 1 {
+		add("max_commands", "is %d, expected at least 1", c.MaxCommands)
 	}
 	return errors.Join(errs...)
 }

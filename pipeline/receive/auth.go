@@ -88,6 +88,7 @@ func (s *session) proveLogin(mechanism, user, password string) error {
 	switch {
 	case err == nil:
 		s.login = address
+		g.server.counts.logins.Add(1)
 		g.log("login", "action", "accept", "login", address, "mechanism", mechanism)
 		return nil
 	case errors.Is(err, ErrBadLogin):
@@ -106,6 +107,7 @@ const loginCost = 2
 
 func (s *session) badLogin(user, why string) error {
 	s.gate.errors += loginCost
+	s.gate.server.counts.badLogins.Add(1)
 	s.gate.log("login", "action", "reject", "login", printable(user), "why", why)
 	return smtpError(replyBadLogin)
 }

@@ -45,7 +45,8 @@ func DefaultConfig() Config {
 // maxMaxSize is the largest max_size: the library announces and reads sizes of 32 bits.
 const maxMaxSize = 2 * units.GB
 
-// Validate returns all problems as joined *pipeline.FieldError.
+// Validate returns all problems as joined *pipeline.FieldError. RFC 5321 section 4.5.3.1 wants 64 KB, 100 recipients and
+// 100 Received fields to be accepted; who sets less knows their peers.
 func (c *Config) Validate() error {
 	var errs []error
 	size := func(key string, value, least, most units.Size) {
@@ -66,12 +67,12 @@ func (c *Config) Validate() error {
 				Problem: fmt.Sprintf("is %s, expected %s to %s", value, units.Of(least), units.Of(most))})
 		}
 	}
-	size("max_size", c.MaxSize, 64*units.KB, maxMaxSize) // RFC 5321 section 4.5.3.1.7
-	number("max_recipients", c.MaxRecipients, 100)       // RFC 5321 section 4.5.3.1.8
-	size("max_header", c.MaxHeader, 64*units.KB, units.Size(pipeline.MaxHeader))
-	number("max_header_fields", c.MaxHeaderFields, 100)
+	size("max_size", c.MaxSize, units.KB, maxMaxSize)
+	number("max_recipients", c.MaxRecipients, 1)
+	size("max_header", c.MaxHeader, units.KB, units.Size(pipeline.MaxHeader))
+	number("max_header_fields", c.MaxHeaderFields, 10)
 	size("max_line", c.MaxLine, 1000, maxMaxSize) // RFC 5321 section 4.5.3.1.6
-	number("max_received", c.MaxReceived, 10)     // RFC 5321 section 6.3 would like 100
+	number("max_received", c.MaxReceived, 1)
 	number("max_errors", c.MaxErrors, 1)
 	number("max_refused", c.MaxRefused, 1)
 	span("refuse_delay", c.RefuseDelay, 0, time.Minute)

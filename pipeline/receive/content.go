@@ -21,7 +21,7 @@ var (
 // Data receives the content of a message, of DATA or BDAT, and has the pipeline decide about it.
 func (s *session) Data(r io.Reader) error {
 	_, result := s.receive(r)
-	return s.answer(result.Reply)
+	return smtpError(result.Reply) // the library writes its code whatever it is; so the 250 can name the queue ID
 }
 
 // LMTPData is Data with a reply for each recipient (RFC 2033 section 4.2).
@@ -33,7 +33,7 @@ func (s *session) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		}
 		return smtpError(pipeline.ReplyTryLater) // for recipients without a status: there is none
 	}
-	return s.answer(result.Reply)
+	return smtpError(result.Reply)
 }
 
 // receive spools the content, looks at what scan found, and submits the message.
@@ -93,7 +93,7 @@ func (s *Server) newScan(origin sdk.Origin) scan {
 // unfit logs why content is not taken and returns the answer.
 func (s *session) unfit(m *pipeline.Message, sc *scan) pipeline.Result {
 	reply := replies[sc.flaw]
-	action := sdk.Reject
+	s.gate.server.counts.unfit.Add(1)
 	switch {
 	case sc.flaw == flawIncomplete:
 		s.gate.log("message", "id", m.ID.String(), "action", "abandoned", "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)
@@ -106,7 +106,7 @@ func (s *session) unfit(m *pipeline.Message, sc *scan) pipeline.Result {
 		}
 		return pipeline.Result{Reply: reply}
 	}
-	s.gate.log("message", "id", m.ID.String(), "action", action.String(), "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)
+	s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)
 	return pipeline.Result{Reply: reply}
 }
 

@@ -183,7 +183,7 @@ func (d *dialogue) line(line string) {
 		d.startTLS()
 	case "close":
 		d.conn.Close()
-		for end := time.Now().Add(10 * time.Second); d.server.Server.Open() > 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(10 * time.Second); d.server.Stats().Open > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				d.fatalf("the server does not notice")
 			}

@@ -136,7 +136,7 @@ func TestPeerGone(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 			close(s.pipeline.hold)
 		}
-		for end := time.Now().Add(10 * time.Second); s.Open() > 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(10 * time.Second); s.Stats().Open > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the server does not notice")
 			}
@@ -162,6 +162,36 @@ func TestPeerStillThere(t *testing.T) {
 	expect(t, read(), "354 ")
 	expect(t, read(), "250 2.0.0 OK")
 	expect(t, read(), "221 ")
+}
+
+// TestDrip: a client that sends an octet now and then has the whole transaction's time and no more (E1.11).
+func TestDrip(t *testing.T) {
+	s := serve(t, func(o *Options) { o.Config.TransactionTimeout = units.Of(300 * time.Millisecond) })
+	for _, how := range []string{"DATA\r\n", "BDAT 10000 LAST\r\n"} {
+		conn, send, read := dial(t, s)
+		begin(t, send, read)
+		send(how)
+		if strings.HasPrefix(how, "DATA") {
+			expect(t, read(), "354 ")
+		}
+		start := time.Now()
+		for range 100 {
+			if _, err := io.WriteString(conn, "x"); err != nil {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+			if s.Stats().Open == 0 {
+				break
+			}
+		}
+		if took := time.Since(start); took > 1500*time.Millisecond {
+			t.Errorf("%q took %s", how, took)
+		}
+		expect(t, read(), "421 4.4.2 ")
+	}
+	if st := s.Stats(); st.Messages != 0 || st.MessagesRefused != 2 || st.Connections != 2 {
+		t.Errorf("%+v", st)
+	}
 }
 
 // TestPanic: a bug below us ends one session with a 421 and nothing else.

@@ -95,6 +95,7 @@ type Server struct {
 
 	started string // of session IDs
 	serial  atomic.Uint64
+	counts  counters
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -269,11 +270,30 @@ func (s *Server) isStopping() bool {
 	return s.stopping
 }
 
-// Open returns the number of connections.
-func (s *Server) Open() int {
+// counters count since the start.
+type counters struct {
+	messages, unfit, recipients, logins, badLogins atomic.Uint64
+}
+
+// Stats is a moment's view of a Server, for metrics; what is not Open counts since the start.
+type Stats struct {
+	Open              int    // connections now
+	Connections       uint64 // accepted
+	Messages          uint64 // handed to the pipeline
+	MessagesRefused   uint64 // refused, or incomplete, before
+	RecipientsRefused uint64
+	Logins            uint64
+	LoginsFailed      uint64
+}
+
+// Stats returns the moment's numbers.
+func (s *Server) Stats() Stats {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.gates)
+	open := len(s.gates)
+	s.mu.Unlock()
+	c := &s.counts
+	return Stats{Open: open, Connections: s.serial.Load(), Messages: c.messages.Load(), MessagesRefused: c.unfit.Load(),
+		RecipientsRefused: c.recipients.Load(), Logins: c.logins.Load(), LoginsFailed: c.badLogins.Load()}
 }
 
 func (s *Server) nextSession() string {

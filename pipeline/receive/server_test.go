@@ -205,7 +205,7 @@ func serve(t testing.TB, change func(*Options)) *testServer {
 		if err := <-done; !errors.Is(err, ErrStopped) {
 			t.Errorf("Serve returned %v", err)
 		}
-		if n := s.Open(); n != 0 {
+		if n := s.Stats().Open; n != 0 {
 			t.Errorf("%d connections are left", n)
 		}
 	})

@@ -174,10 +174,15 @@ func (s *session) Rcpt(key string, opts *smtp.RcptOptions) error {
 // refused counts a refused recipient: who guesses addresses is slowed down, then shut out. The first few are logged.
 func (s *session) refused(address string, reply pipeline.Reply) {
 	g := s.gate
+	g.server.counts.recipients.Add(1)
 	g.refused++
 	if g.refused <= patience {
+		action := sdk.Reject
+		if reply.Temporary() {
+			action = sdk.Defer
+		}
 		g.log("recipient refused", "id", s.tx.message.ID.String(), "from", s.tx.message.Sender, "to", address,
-			"action", "reject", "why", reply.String())
+			"action", action.String(), "why", reply.Clean().String())
 		return
 	}
 	select {
@@ -185,10 +190,6 @@ func (s *session) refused(address string, reply pipeline.Reply) {
 	case <-g.server.base.Done():
 	}
 }
-
-// smtpReplies is how Session.Data answers: the library writes the code of an *smtp.SMTPError whatever it is, so that the
-// 250 can name the queue ID.
-func (s *session) answer(reply pipeline.Reply) error { return smtpError(reply) }
 
 // lookupTime bounds what is looked up for one command.
 const lookupTime = 30 * time.Second

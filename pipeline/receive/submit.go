@@ -34,6 +34,7 @@ func (s *session) submit(m *pipeline.Message) pipeline.Result {
 		addMissing(m, o.Hostname)
 	}
 	m.Front(receivedField(m, o.Hostname))
+	s.gate.server.counts.messages.Add(1)
 	return o.Pipeline.Submit(ctx, m)
 }
 
