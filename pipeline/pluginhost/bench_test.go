@@ -11,6 +11,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sluicemail/sluice/sdk/wire"
 )
 
 // cpuOf returns the processor time of a process so far, from /proc/PID/stat (10 ms steps).
@@ -36,10 +40,20 @@ func ownCPU() time.Duration {
 func benchmarkLanes(b *testing.B, builtin string, lanes, size int) {
 	h := newHarness(b, builtin, func(c *Config, _ *Options) { c.Lanes = lanes })
 	h.ready(b)
-	octets := bytes.Repeat([]byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n"), size/62+1)[:size]
-	q := messageOf(octets)
-	pid := h.host.States()[0].PID
+	q := messageOf(lines(size))
 	b.SetBytes(int64(size))
+	measure(b, h, lanes, func() error {
+		_, _, err := h.Ask(context.Background(), q)
+		return err
+	})
+}
+
+func lines(size int) []byte {
+	return bytes.Repeat([]byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n"), size/62+1)[:size]
+}
+
+func measure(b *testing.B, h *harness, lanes int, ask func() error) {
+	pid := h.host.States()[0].PID
 	var next atomic.Int64
 	var askers sync.WaitGroup
 	own, its := ownCPU(), cpuOf(b, pid)
@@ -49,7 +63,7 @@ func benchmarkLanes(b *testing.B, builtin string, lanes, size int) {
 		go func() {
 			defer askers.Done()
 			for next.Add(1) <= int64(b.N) {
-				if _, _, err := h.Ask(context.Background(), q); err != nil {
+				if err := ask(); err != nil {
 					b.Error(err)
 					return
 				}
@@ -61,6 +75,27 @@ func benchmarkLanes(b *testing.B, builtin string, lanes, size int) {
 	own, its = ownCPU()-own, cpuOf(b, pid)-its
 	b.ReportMetric(float64(own.Microseconds())/float64(b.N), "host-cpu-us/op")
 	b.ReportMetric(float64((own+its).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+// BenchmarkUnary32x4K is what a call for each question would cost: no deadline, no copy of the content, no
+// check of the answer.
+func BenchmarkUnary32x4K(b *testing.B) {
+	h := newHarness(b, "raw-twice", nil)
+	h.ready(b)
+	proc, err := h.current(context.Background())
+	if err != nil {
+		b.Fatal(err)
+	}
+	envelope, err := proto.Marshal(wire.ToEnvelope(&message("").Envelope))
+	if err != nil {
+		b.Fatal(err)
+	}
+	data := append(envelope, lines(4<<10)...)
+	b.SetBytes(4 << 10)
+	measure(b, h, 32, func() error {
+		var a wire.Answer
+		return proc.conn.Invoke(context.Background(), "/bench.Unary/Ask", &wire.Chunk{Id: 1, Data: data}, &a)
+	})
 }
 
 func BenchmarkLane1x4K(b *testing.B)  { benchmarkLanes(b, "count", 1, 4<<10) }

@@ -220,7 +220,7 @@ func TestEarlyAnswers(t *testing.T) {
 func TestRaw(t *testing.T) {
 	large := string(bytes.Repeat([]byte{'x'}, 8<<20))
 	for name, want := range map[string]Kind{
-		"raw-twice": "", "raw-closes": "", "raw-newer": "", "raw-empty": Invalid, "raw-ends": Error,
+		"raw-twice": "", "raw-prints": "", "raw-closes": "", "raw-newer": "", "raw-empty": Invalid, "raw-ends": Error,
 		"raw-huge": Error, "raw-storm": Timeout, "raw-early-deaf": "",
 	} {
 		t.Run(name, func(t *testing.T) {

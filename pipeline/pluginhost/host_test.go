@@ -330,6 +330,29 @@ func TestEnclosure(t *testing.T) {
 	}
 }
 
+// TestAttack: a hostile plugin can neither signal nor trace the server, nor write where it should not.
+func TestAttack(t *testing.T) {
+	if landlockABI() < 6 {
+		t.Skip("this kernel has no Landlock 6")
+	}
+	target := filepath.Join(t.TempDir(), "planted")
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	v, kind := h.ask(t, message("do: attack "+target+"\r\n\r\n"))
+	want := map[string]string{
+		"signal": "operation not permitted", "ptrace": "operation not permitted", "own": "<nil> <nil>", "core": "0", "nonew": "true",
+		"write": "open " + target + ": permission denied",
+	}
+	for what, result := range want {
+		if v.Tags[what] != result {
+			t.Errorf("%s: %q, expected %q (%s)", what, v.Tags[what], result, kind)
+		}
+	}
+	if _, err := os.Stat(target); err == nil {
+		t.Error("the file was written")
+	}
+}
+
 // TestShadow: nobody waits, and too many are dropped.
 func TestShadow(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Mode, c.Lanes, c.Timeout = Shadow, 1, units.Of(time.Second) })

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/serve"
@@ -137,6 +139,19 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 	case "read":
 		octets, err := os.ReadFile(argument)
 		return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "READ", Text: fmt.Sprint(len(octets), err)}}}, nil
+	case "attack":
+		server := os.Getppid()
+		seize := unix.PtraceSeize(server)
+		var limit syscall.Rlimit
+		_ = syscall.Getrlimit(syscall.RLIMIT_CORE, &limit)
+		privileges, _ := os.ReadFile("/proc/self/status")
+		return sdk.Verdict{Tags: map[string]string{
+			"signal": fmt.Sprint(syscall.Kill(server, 0)), "ptrace": fmt.Sprint(seize),
+			"write": fmt.Sprint(os.WriteFile(argument, []byte("x"), 0o600)),
+			"own":   fmt.Sprint(os.WriteFile(os.Getenv("HOME")+"/x", nil, 0o600), os.WriteFile(os.Getenv("TMPDIR")+"/x", nil, 0o600)),
+			"core":  fmt.Sprint(limit.Max),
+			"nonew": fmt.Sprint(strings.Contains(string(privileges), "NoNewPrivs:\t1")),
+		}}, nil
 	case "fork":
 		child := exec.Command("/bin/sleep", "1000")
 		err := child.Start()

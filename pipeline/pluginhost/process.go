@@ -127,8 +127,9 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 		return nil, startError(err, run, out)
 	}
 	run.beforeTold(p.noteDeath)
-	p.gone.Add(2)
+	p.gone.Add(3)
 	go p.watchDeath()
+	go p.carryOutput(out)
 	go p.watchHealth(l.options.HealthEvery, l.options.HealthTimeout)
 	return p, nil
 }

@@ -3,7 +3,9 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
@@ -32,6 +34,7 @@ func (p *rawPlugin) main() {
 
 func (p *rawPlugin) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
 	wire.RegisterPluginServer(s, p)
+	s.RegisterService(&unaryService, p)
 	return nil
 }
 
@@ -94,6 +97,11 @@ func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
 		}
 		if e := f.GetEnd(); e != nil {
 			switch p.name {
+			case "raw-prints": // through go-plugin's pipes, far more than they hold
+				for range 20 {
+					fmt.Print(strings.Repeat("print ", 2000), "\n")
+				}
+				answer(e.GetId(), 1)
 			case "raw-twice": // late ones, early ones, and the right one twice
 				answer(e.GetId()-1, 13)
 				answer(e.GetId()+1, 13)
@@ -111,4 +119,19 @@ func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
 			}
 		}
 	}
+}
+
+// unaryService is what lanes are compared with: a call for each question, envelope and content in one.
+var unaryService = grpc.ServiceDesc{
+	ServiceName: "bench.Unary", HandlerType: (*any)(nil),
+	Methods: []grpc.MethodDesc{{
+		MethodName: "Ask",
+		Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			var c wire.Chunk
+			if err := decode(&c); err != nil {
+				return nil, err
+			}
+			return &wire.Answer{Id: c.GetId(), Result: &wire.Answer_Verdict{Verdict: &wire.Verdict{Score: float64(len(c.GetData()))}}}, nil
+		},
+	}},
 }

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -30,6 +31,8 @@ type lane struct {
 	work   chan *question
 	idle   chan struct{} // closed when the worker is gone
 
+	active atomic.Pointer[question] // for abort, which comes from anywhere
+
 	current *question // the handler's: the question whose End has not come, or the last one
 	ended   bool      // the handler's: End came for current
 }
@@ -50,6 +53,13 @@ func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin) *lane {
 	return l
 }
 
+// abort wakes a handler and a plugin that wait for each other when the stream was reset.
+func (l *lane) abort() {
+	if q := l.active.Load(); q != nil {
+		q.body.fail(context.Canceled)
+	}
+}
+
 // close waits for the worker: a lane counts until its Ask has returned.
 func (l *lane) close() {
 	if l.current != nil {
@@ -62,6 +72,8 @@ func (l *lane) close() {
 
 // run reads frames until the host ends the stream.
 func (l *lane) run() error {
+	stop := context.AfterFunc(l.stream.Context(), l.abort)
+	defer stop()
 	for {
 		f, err := l.stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -113,6 +125,10 @@ func (l *lane) begin(a *wire.Ask) error {
 	}
 	q.message = sdk.Message{Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body}
 	l.current, l.ended = q, false
+	l.active.Store(q)
+	if l.stream.Context().Err() != nil { // abort may have come before q
+		l.abort()
+	}
 	l.work <- q
 	return nil
 }
@@ -120,11 +136,8 @@ func (l *lane) begin(a *wire.Ask) error {
 func (l *lane) worker() {
 	defer close(l.idle)
 	for q := range l.work {
-		// A reset ends the stream's context while the handler waits in feed.
-		stop := context.AfterFunc(q.ctx, func() { q.body.fail(context.Cause(q.ctx)) })
 		answer := &wire.Answer{Id: q.id}
 		verdict, err := l.ask(q)
-		stop()
 		q.cancel()
 		q.body.discard()
 		if err != nil {
