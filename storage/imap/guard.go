@@ -109,7 +109,7 @@ func (g *guard) atCommand() bool { return g.place == atStart && len(g.in) == 0 }
 func (g *guard) deadline() time.Time {
 	now := time.Now()
 	o := &g.w.link.srv.o
-	d := now.Add(stallTimeout)
+	d := now.Add(o.stallTime)
 	if g.login && g.atCommand() {
 		d = now.Add(o.IdleTimeout)
 		if end := g.w.link.started.Add(o.MaxSession); o.MaxSession > 0 && end.Before(d) {

@@ -37,11 +37,14 @@ type Options struct {
 	IdleTimeout              time.Duration  // after the login; 0: 30 min, which RFC 3501 section 5.4 asks for
 	LoginTimeout             time.Duration  // for all until the login; 0: 3 min
 	AppendLimit              int64          // octets of a message; 0: 100 MiB
+
+	handshakeTime time.Duration // shortened in tests
+	stallTime     time.Duration // for more of a command or literal that has begun
 }
 
 const (
 	handshakeTimeout = 30 * time.Second
-	stallTimeout     = time.Minute // for more of a command or literal that has begun
+	stallTimeout     = time.Minute
 	writeTimeout     = time.Minute // for 16 KiB
 )
 
@@ -54,6 +57,8 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.AppendLimit, 100<<20)
 	o.AppendLimit = min(o.AppendLimit, 1<<32-1)
 	setDefault(&o.IdleTimeout, 30*time.Minute)
+	setDefault(&o.handshakeTime, handshakeTimeout)
+	setDefault(&o.stallTime, stallTimeout)
 	return o
 }
 
@@ -217,7 +222,7 @@ func (s *Server) accept(c net.Conn) {
 
 // handshake does not outlive its time or the server.
 func (s *Server) handshake(t *tls.Conn) error {
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, s.o.handshakeTime)
 	defer cancel()
 	return t.HandshakeContext(ctx)
 }

@@ -155,6 +155,7 @@ func failureText(err error) (goimap.ResponseCode, string) {
 		{storage.ErrTooManyMail, goimap.ResponseCodeLimit, "The mailbox is full"},
 		{storage.ErrTooLarge, goimap.ResponseCodeLimit, "Too many messages at once"},
 		{kv.ErrFull, goimap.ResponseCodeUnavailable, "The server has no space left"},
+		{kv.ErrBusy, goimap.ResponseCodeUnavailable, "The server is too busy"},
 		{context.DeadlineExceeded, goimap.ResponseCodeUnavailable, "The server is too busy"},
 		{context.Canceled, goimap.ResponseCodeUnavailable, "The server is shutting down"},
 	} {

@@ -186,16 +186,17 @@ func (s *session) Poll(_ *imapserver.UpdateWriter, allowExpunge bool) error {
 }
 
 // Idle tells of changes as they come, until stop (RFC 2177). The watch begins
-// before the first look, so that nothing falls between.
+// before the first look, so that nothing falls between. Looking is done on a
+// goroutine of its own each time: it needs a stack that would otherwise stay with
+// every session that waits.
 func (s *session) Idle(_ *imapserver.UpdateWriter, stop <-chan struct{}) error {
 	watch := s.srv.o.Store.Watch(s.account)
 	defer watch.Close()
+	looked := make(chan error, 1)
 	for {
-		if err := s.sync(true); err != nil {
-			var reply *goimap.Error
-			if !errors.As(err, &reply) {
-				return err
-			}
+		go s.look(looked)
+		if err := <-looked; err != nil {
+			return err
 		}
 		select {
 		case <-watch.C:
@@ -204,5 +205,22 @@ func (s *session) Idle(_ *imapserver.UpdateWriter, stop <-chan struct{}) error {
 		case <-s.ctx.Done():
 			return nil
 		}
+	}
+}
+
+// look is one look of Idle. A store that fails now is asked again at the next
+// change; a connection that fails ends IDLE.
+func (s *session) look(looked chan<- error) {
+	var err error
+	defer func() {
+		if v := recover(); v != nil { // the library recovers for Idle, but not here
+			s.srv.o.Logger.Error("imap: panic in a session", "account", s.address, "why", v)
+			err = errors.New("panic while idling")
+		}
+		looked <- err
+	}()
+	var reply *goimap.Error
+	if err = s.sync(true); errors.As(err, &reply) {
+		err = nil
 	}
 }
