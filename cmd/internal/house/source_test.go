@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -26,15 +27,25 @@ type source struct {
 
 const root = "../../.."
 
-// sources parses every Go file of the module.
+// sources returns every Go file of the module, parsed once for all tests.
 func sources(t *testing.T) []source {
 	t.Helper()
-	var out []source
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	files, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 50 {
+		t.Fatalf("found %d files only: is this the module's root?", len(files))
+	}
+	return files
+}
+
+var parsed = sync.OnceValues(func() (out []source, err error) {
+	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if name := entry.Name(); entry.IsDir() && path != root && (name == "testdata" || name[0] == '.' || name[0] == '_' || name == "node_modules" || nested(path)) {
+		if entry.IsDir() && path != root && skipped(path, entry.Name()) {
 			return filepath.SkipDir
 		}
 		if entry.IsDir() || !strings.HasSuffix(path, ".go") {
@@ -47,13 +58,12 @@ func sources(t *testing.T) []source {
 		out = append(out, s)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(out) < 50 {
-		t.Fatalf("found %d files only: is this the module's root?", len(out))
-	}
-	return out
+	return out, err
+})
+
+// skipped reports whether a directory holds nothing of ours to look at.
+func skipped(path, name string) bool {
+	return name == "testdata" || name == "node_modules" || name[0] == '.' || name[0] == '_' || nested(path)
 }
 
 // nested reports whether a directory is a module of its own.
