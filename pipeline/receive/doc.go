@@ -42,6 +42,14 @@
 //     rewritten; the queue ID comes into the 250 through the library's own *smtp.SMTPError.
 //   - A deadline is set where something is waited for, not where the library thinks; its own are off.
 //
+// Left as the library has it, since it cannot be reached from outside without rewriting replies on the wire:
+//
+//   - Texts that RFC 5321 section 4.2 begins with our domain do not have it: "Hello CLIENT" to EHLO and HELO, "Bye" to
+//     QUIT, the 421 after a panic. The greeting and our own 421 have it.
+//   - 235 comes with 2.0.0 instead of 2.7.0 (RFC 4954 section 6); a malformed AUTH parameter of MAIL gets 500, not 501.
+//   - A login is for the rest of the connection, so STARTTLS after AUTH is refused (503) instead of forgetting it.
+//   - The sender and recipients are repeated in the 250 to MAIL and RCPT, quotes lost; nobody parses that.
+//
 // # Failures
 //
 // To the peer: a reply from the tables in reply.go and command.go. To the log: one line for each message, login and

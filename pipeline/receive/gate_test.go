@@ -221,7 +221,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// countingConn counts what a session writes at once, and plays a client that sends everything and closes.
+// scriptConn plays a client that sends everything and closes, and counts what is written to it at once.
 type scriptConn struct {
 	net.Conn
 	in     *bytes.Reader

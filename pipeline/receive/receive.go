@@ -206,6 +206,9 @@ func (g *gate) newSession(*smtp.Conn) (smtp.Session, error) {
 	return g.session, nil
 }
 
+// cutOffTime is how long Shutdown waits for sessions that it has cut off.
+const cutOffTime = 5 * time.Second
+
 // Shutdown stops accepting, tells connections that are not in the middle of a message to go (421), lets the others finish
 // it, and returns when all have ended. When ctx ends before, those that are left are cut off, nothing more is committed,
 // and ctx's error is returned.
@@ -238,7 +241,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, g := range gates {
 		g.raw.Close()
 	}
-	<-s.empty
+	select {
+	case <-s.empty:
+	case <-time.After(cutOffTime): // a stage that does not heed its context
+	}
 	return fmt.Errorf("stop listener %s: %d connections were cut off: %w", s.options.Listener, len(gates), ctx.Err())
 }
 
