@@ -38,8 +38,9 @@ type Options struct {
 	LoginTimeout             time.Duration  // for all until the login; 0: 3 min
 	AppendLimit              int64          // octets of a message; 0: 100 MiB
 
-	handshakeTime time.Duration // shortened in tests
-	stallTime     time.Duration // for more of a command or literal that has begun
+	wrapSession   func(*session) imapserver.Session // in tests
+	handshakeTime time.Duration                     // shortened in tests
+	stallTime     time.Duration                     // for more of a command or literal that has begun
 }
 
 const (

@@ -55,6 +55,9 @@ func (s *Server) newSession(c *imapserver.Conn) (imapserver.Session, *imapserver
 	}
 	se := &session{srv: s, w: w, lib: c}
 	se.ctx, se.cancel = context.WithCancel(s.ctx)
+	if s.o.wrapSession != nil {
+		return s.o.wrapSession(se), nil, nil
+	}
 	return se, nil, nil
 }
 
