@@ -62,6 +62,7 @@ func (o *Options) setDefaults() {
 type Host struct {
 	options Options
 	threads *starter
+	buffers *pool
 	plugins map[string]*Plugin
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -70,7 +71,7 @@ type Host struct {
 // New returns a host without plugins.
 func New(o Options) *Host {
 	o.setDefaults()
-	return &Host{options: o, threads: &starter{work: make(chan func())}, plugins: make(map[string]*Plugin)}
+	return &Host{options: o, threads: &starter{work: make(chan func())}, buffers: newPool(), plugins: make(map[string]*Plugin)}
 }
 
 // StartError says why a plugin does not run. Err may be a *FieldError or hold

@@ -81,9 +81,7 @@ func TestVerdicts(t *testing.T) {
 	if s := h.host.States()[0]; s.Restarts != 0 || s.InFlight != 0 || s.Failures[Invalid] != uint64(len(verdicts())-1) || s.P99 == 0 {
 		t.Errorf("%+v", s)
 	}
-	if !strings.Contains(h.log.String(), "at the disco") {
-		t.Error("the panic's stack is not in the log")
-	}
+	eventually(t, "the panic's stack is in the log", 2*time.Second, func() bool { return strings.Contains(h.log.String(), "at the disco") })
 }
 
 // TestContent sends every size around the edges of chunks and buffers, and less where the plugin

@@ -209,8 +209,8 @@ func (l *lane) send(ask *wire.Ask, content *content) error {
 }
 
 func (l *lane) sendContent(content *content) error {
-	buffer := buffers.get(content.length)
-	defer buffers.put(buffer)
+	buffer := l.p.buffers.get(content.length)
+	defer l.p.buffers.put(buffer)
 	chunk := &wire.Chunk{Id: l.id}
 	frame := &wire.HostFrame{Frame: &wire.HostFrame_Chunk{Chunk: chunk}}
 	for !l.answered() {
@@ -284,109 +284,6 @@ func (l *lane) opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error)
 		return sdk.Verdict{}, failf(Error, "%s", text)
 	}
 	return sdk.Verdict{}, failf(Invalid, "the answer has neither verdict nor error")
-}
-
-// release puts the lane back when its question is sent to the End. After an early
-// answer that may take a moment; a plugin that doesn't read on loses the lane.
-func (l *lane) release(sent chan error) {
-	select {
-	case err := <-sent:
-		l.back(err)
-		return
-	default:
-	}
-	l.p.gone.Add(1)
-	go func() {
-		defer l.p.gone.Done()
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case err := <-sent:
-			l.back(err)
-		case <-timer.C:
-			l.reset()
-			<-sent
-			l.drop()
-		}
-	}()
-}
-
-// back puts the lane back; err says that its stream is gone.
-func (l *lane) back(err error) {
-	if err != nil {
-		l.close()
-	}
-	l.p.free <- l
-}
-
-// abandon puts the lane back without its stream, which the other side ended: its slot is free.
-func (l *lane) abandon(sent chan error) {
-	l.reset()
-	l.p.gone.Add(1)
-	go func() {
-		defer l.p.gone.Done()
-		<-sent
-		l.close()
-		l.p.free <- l
-	}()
-}
-
-// cancelled tells the plugin that nobody waits, and waits a second for its answer.
-func (l *lane) cancelled(sent chan error) {
-	defer l.p.gone.Done()
-	stop := time.AfterFunc(grace, l.reset)
-	defer stop.Stop()
-	if err := <-sent; err == nil {
-		_ = l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Cancel{Cancel: &wire.Cancel{Id: l.id}}})
-	}
-	r := <-l.result // the reader's word at the latest when the stream is reset
-	switch {
-	case r.err == nil:
-		l.p.resets.Store(0)
-		l.p.free <- l
-	case stop.Stop(): // the plugin ended the stream
-		l.close()
-		l.p.free <- l
-	default:
-		l.drop()
-	}
-}
-
-// drop resets the stream and wins the slot back once the plugin starts a handler in
-// its place; until then the slot is lost. A plugin whose slots are all lost, or that answered nothing
-// while as many lanes were reset as it has, is replaced.
-func (l *lane) drop() {
-	l.close()
-	lost := l.p.lost.Add(1)
-	if resets := l.p.resets.Add(1); int(lost) >= l.p.lanes || int(resets) >= 2*l.p.lanes {
-		if l.p.ctx.Err() == nil {
-			l.p.log.Warn("plugin hangs", "why", "no lane answers any more")
-			l.p.kill("all lanes lost")
-		}
-	}
-	l.p.gone.Add(1)
-	go l.recover()
-}
-
-// recover opens a new stream in a lost slot until a handler takes it.
-func (l *lane) recover() {
-	defer l.p.gone.Done()
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		select {
-		case <-l.p.ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		if l.open() != nil {
-			continue
-		}
-		header, err := l.stream.Header() // ends with the stream at the latest
-		if err == nil && header != nil {
-			l.p.lost.Add(-1)
-			l.p.free <- l
-			return
-		}
-	}
 }
 
 // brokenLane says what the end of a stream means: the process died, or we killed it, or

@@ -3,24 +3,13 @@ package pluginhost
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	hclog "github.com/hashicorp/go-hclog"
-	goplugin "github.com/hashicorp/go-plugin"
-	gprunner "github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -44,6 +33,7 @@ type process struct {
 	conn     *grpc.ClientConn
 	client   wire.PluginClient
 	manifest sdk.Manifest
+	buffers  *pool
 	started  time.Time
 
 	ctx    context.Context // of everything in this process; ends with it
@@ -62,199 +52,6 @@ type process struct {
 	ended  bool   // no more questions
 	reason string // why we killed it; "" if it died by itself
 	alone  bool   // one question was in it when it died by itself
-}
-
-// launch says how a process is to be started.
-type launch struct {
-	config   *Config
-	options  *Options
-	threads  *starter
-	log      *slog.Logger
-	stateDir string
-	dir      string // working directory, the configuration's
-}
-
-// badSettings is a start error that will not go away by itself.
-type badSettings struct{ err error }
-
-func (e *badSettings) Error() string { return e.err.Error() }
-func (e *badSettings) Unwrap() error { return e.err }
-
-// start runs the program through handshake, Describe and Configure.
-func (l *launch) start(ctx context.Context) (*process, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.options.StartTimeout)
-	defer cancel()
-	spec, err := l.spec()
-	if err != nil {
-		return nil, err
-	}
-	out := newOutput(l.log)
-	var started atomic.Pointer[runner]
-	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: goplugin.HandshakeConfig{
-			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
-		},
-		VersionedPlugins: map[int]goplugin.PluginSet{wire.ProtocolVersion: {}},
-		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
-		StartTimeout:     l.options.StartTimeout,
-		SkipHostEnv:      true,
-		Logger:           hclog.NewNullLogger(),
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: l.options.RunDir},
-		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (gprunner.Runner, error) {
-			wrapped, err := spec.command(l, cmd.Env, socketDir)
-			if err != nil {
-				return nil, errors.Join(err, os.RemoveAll(socketDir))
-			}
-			started.Store(newRunner(wrapped, socketDir, l.threads, out))
-			return started.Load(), nil
-		},
-	})
-	address, err := startWithin(ctx, client, func() {
-		if run := started.Load(); run != nil {
-			_ = run.Kill(ctx)
-		}
-	})
-	run := started.Load()
-	if err != nil {
-		return nil, startError(err, run, out)
-	}
-	p := &process{runner: run, log: l.log.With("pid", run.pid), started: time.Now()}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
-	if err := p.connect(ctx, address, l); err != nil {
-		p.kill("start failed")
-		run.waitDead()
-		p.end()
-		return nil, startError(err, run, out)
-	}
-	run.beforeTold(p.noteDeath)
-	p.gone.Add(3)
-	go p.watchDeath()
-	go p.carryOutput(out)
-	go p.watchHealth(l.options.HealthEvery, l.options.HealthTimeout)
-	return p, nil
-}
-
-// startWithin waits for the handshake, or for the end of ctx.
-func startWithin(ctx context.Context, client *goplugin.Client, kill func()) (net.Addr, error) {
-	type result struct {
-		address net.Addr
-		err     error
-	}
-	done := make(chan result, 1)
-	go func() {
-		address, err := client.Start()
-		done <- result{address, err}
-	}()
-	select {
-	case r := <-done:
-		return r.address, r.err
-	case <-ctx.Done():
-		kill()
-		select { // the handshake ends with the process
-		case <-done:
-		case <-time.After(5 * time.Second):
-		}
-		return nil, fmt.Errorf("handshake: %w", context.Cause(ctx))
-	}
-}
-
-// startError says in one line what went wrong, with the plugin's last words.
-func startError(err error, run *runner, out *output) error {
-	if run != nil {
-		_ = run.Kill(context.Background())
-		run.waitDead()
-	}
-	text := printable(strings.ReplaceAll(err.Error(), "\n", " "))
-	if len(text) > 400 {
-		text = text[:400] + " ..."
-	}
-	if last := out.lastWords(); last != "" {
-		text += "; its last words: " + last
-	}
-	var bad *badSettings
-	if errors.As(err, &bad) {
-		return err
-	}
-	return errors.New(text)
-}
-
-func (p *process) connect(ctx context.Context, address net.Addr, l *launch) error {
-	conn, err := grpc.NewClient("passthrough:plugin",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", address.String())
-		}),
-		grpc.WithInitialWindowSize(answerWindow),
-		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithDisableRetry(),
-		grpc.WithIdleTimeout(0),
-		grpc.WithMaxHeaderListSize(16<<10),
-	)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	p.conn, p.client = conn, wire.NewPluginClient(conn)
-	described, err := p.client.Describe(ctx, &wire.DescribeRequest{HostVersion: l.options.Version})
-	if err != nil {
-		return fmt.Errorf("describe: %w", err)
-	}
-	if p.manifest, err = wire.FromManifest(described); err == nil {
-		err = checkManifest(&p.manifest)
-	}
-	if err != nil {
-		return &badSettings{fmt.Errorf("describe: %w", err)}
-	}
-	p.lanes = l.config.Lanes
-	if p.manifest.MaxLanes > 0 {
-		p.lanes = min(p.lanes, p.manifest.MaxLanes)
-	}
-	if err := p.configure(ctx, l); err != nil {
-		return err
-	}
-	p.free = make(chan *lane, p.lanes)
-	for range p.lanes {
-		p.free <- newLane(p)
-	}
-	return nil
-}
-
-func checkManifest(m *sdk.Manifest) error {
-	switch {
-	case !nameForm.MatchString(m.Name):
-		return fmt.Errorf("the plugin calls itself %.80q, expected small letters, digits and hyphens", m.Name)
-	case len(m.Version) > 200:
-		return errors.New("its version is longer than 200 octets")
-	case len(m.Phases) == 0:
-		return errors.New("it takes part in no phase that this version knows")
-	}
-	return nil
-}
-
-func (p *process) configure(ctx context.Context, l *launch) error {
-	table, err := wire.ToTable(l.config.Config)
-	if err != nil {
-		return &badSettings{fmt.Errorf("configure: config.%w", err)}
-	}
-	answer, err := p.client.Configure(ctx, &wire.ConfigureRequest{
-		Config: table, StateDir: l.stateDir, Lanes: uint32(p.lanes),
-	})
-	if err != nil {
-		return fmt.Errorf("configure: %w", err)
-	}
-	if len(answer.GetErrors()) == 0 {
-		return nil
-	}
-	var list []error
-	for i, e := range answer.GetErrors() {
-		if i == 100 {
-			break
-		}
-		list = append(list, &sdk.SettingError{Key: printable(e.GetKey()), Problem: printable(e.GetProblem())})
-	}
-	return &badSettings{errors.Join(list...)}
 }
 
 // watchDeath ends everything of the process when it ends.
@@ -314,6 +111,10 @@ func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		case <-ctx.Done():
 			return sdk.Verdict{}, failf(Busy, "all %d lanes are taken", p.lanes)
 		}
+	}
+	if ctx.Err() != nil { // found a lane at the last moment
+		p.free <- l
+		return sdk.Verdict{}, failf(Busy, "no lane came free in time")
 	}
 	v, err := l.ask(ctx, q)
 	if err != nil {
@@ -399,23 +200,4 @@ func (p *process) watchHealth(every, patience time.Duration) {
 			return
 		}
 	}
-}
-
-// backoff returns how long to wait before start number n after a death: it doubles
-// from 100 ms to a minute, within a fifth.
-func backoff(n int) time.Duration {
-	d := min(100*time.Millisecond<<min(n, 10), time.Minute)
-	return d + time.Duration((rand.Float64()-0.5)*0.4*float64(d))
-}
-
-// makeStateDir makes the directory that the plugin may keep things in.
-func makeStateDir(base, name string) (string, error) {
-	if base == "" {
-		return "", nil
-	}
-	dir := filepath.Join(base, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the state directory of plugin %s: %w", name, err)
-	}
-	return dir, nil
 }

@@ -100,10 +100,11 @@ type pool struct{ small, large sync.Pool }
 
 const smallBuffer = 16 << 10
 
-// buffers is shared by all hosts; a pool has no state that one could see.
-var buffers = &pool{
-	small: sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }},
-	large: sync.Pool{New: func() any { b := make([]byte, wire.MaxChunk); return &b }},
+func newPool() *pool {
+	return &pool{
+		small: sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }},
+		large: sync.Pool{New: func() any { b := make([]byte, wire.MaxChunk); return &b }},
+	}
 }
 
 func (p *pool) get(length int64) *[]byte {

@@ -1,0 +1,34 @@
+package plugins
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sluicemail/sluice/sdk/sdktest"
+)
+
+// TestBuiltins: each shipped plugin is called what the list calls it, starts without settings, and has no
+// objection to an ordinary message, an empty one and one that is hardly a message.
+func TestBuiltins(t *testing.T) {
+	for name, make := range Builtins() {
+		t.Run(name, func(t *testing.T) {
+			p := sdktest.Start(t, make(), nil)
+			if m := p.Manifest; m.Name != name || m.Version == "" || len(m.Phases) == 0 {
+				t.Errorf("%+v", m)
+			}
+			if !regexp.MustCompile(`^[a-z0-9-]+$`).MatchString(name) {
+				t.Errorf("the name %q", name)
+			}
+			for _, text := range []string{
+				"", "\n", "From: a@example.org\nSubject: hello\n\nhello\n", "no header", "\x00\xff\r=\n=", strings.Repeat("=", 1<<20),
+				"A: b\nContent-Transfer-Encoding: base64\n\n" + strings.Repeat("QUJD\n", 100000),
+			} {
+				v, err := p.Ask(sdktest.Mail(text))
+				if err != nil || v.Action != 0 || v.Score != 0 || len(v.Detections) != 0 {
+					t.Errorf("%.40q: %+v %v", text, v, err)
+				}
+			}
+		})
+	}
+}
