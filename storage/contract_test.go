@@ -46,3 +46,8 @@ func TestSlow(t *testing.T) {
 		return place
 	})
 }
+
+func TestFailing(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { storagetest.Failing(t, inMemory) })
+	t.Run("pebble", func(t *testing.T) { storagetest.Failing(t, onPebble) })
+}

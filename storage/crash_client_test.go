@@ -344,8 +344,8 @@ func (st *crashState) queue(ctx context.Context, s *storage.Store, notes []any) 
 
 // TestCrash is RULES E1.1 for mailboxes.
 func TestCrash(t *testing.T) {
-	k := crashWork{messages: 100}
-	crashtest.Run(t, crashtest.Scenario{Run: k.run, Check: checkCrash}, crashtest.Options{})
+	k := crashWork{messages: 60}
+	crashtest.Run(t, crashtest.Scenario{Run: k.run, Check: checkCrash}, crashtest.Options{Points: 40})
 }
 
 // TestCrashFindsMutants: a store that does not wait for the sync must not pass, nor a session that shows too early.

@@ -12,8 +12,10 @@ import (
 
 func isNotFound(err error) bool { return errors.Is(err, kv.ErrNotFound) }
 
-// purgeRound bounds one batch of the purger.
-const purgeRound = 1000
+const (
+	purgeRound = 1000                   // messages in one batch of the purger
+	purgeRetry = 100 * time.Millisecond // the first wait after an error; it doubles up to a minute
+)
 
 // kickPurger tells the purger that there is work.
 func (s *Store) kickPurger() {
@@ -26,7 +28,7 @@ func (s *Store) kickPurger() {
 // runPurger removes the messages of deleted mailboxes and accounts until ctx ends: at the start what a former process left,
 // then whenever something was deleted.
 func (s *Store) runPurger(ctx context.Context) {
-	retry := time.NewTimer(0)
+	retry, wait := time.NewTimer(0), purgeRetry
 	defer retry.Stop()
 	for {
 		select {
@@ -36,8 +38,11 @@ func (s *Store) runPurger(ctx context.Context) {
 			return
 		}
 		if err := s.purgeAll(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("store: remove the messages of deleted mailboxes", "err", err)
-			retry.Reset(time.Minute)
+			s.log.Error("store: remove the messages of deleted mailboxes", "err", err, "again in", wait)
+			retry.Reset(wait)
+			wait = min(2*wait, time.Minute)
+		} else {
+			wait = purgeRetry
 		}
 	}
 }
