@@ -102,7 +102,10 @@ func scan(ctx context.Context, r pebbledb.Reader, lower, upper []byte, reverse b
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("scan from %.64q: %w", lower, err)
 	}
-	o := pebbledb.IterOptions{LowerBound: lower}
+	var o pebbledb.IterOptions
+	if len(lower) > 0 { // an empty bound is none; Pebble's checks under the race detector trip over it
+		o.LowerBound = lower
+	}
 	if len(upper) > 0 {
 		o.UpperBound = upper
 	}
