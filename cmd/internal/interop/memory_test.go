@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,13 +45,23 @@ plugins = ["eicar"]
 	for i := range users {
 		s.addUser(fmt.Sprintf("user%d@%s", i, domain))
 	}
-	atRest := s.resident()
+	// The first login of an account computes a hash, and few do so at a time.
+	login := func(i int) string { return fmt.Sprintf("a LOGIN user%d@%s \"%s\"", i%users, domain, password) }
+	for i := range users {
+		c := openSessions(t, 1, s.addr("plain"), func(c net.Conn, r *bufio.Reader, _ int) error {
+			return converse(c, r, []exchange{{"", "* OK"}, {login(i), "a OK"}})
+		})
+		c[0].Close()
+	}
+	atRest, _ := s.resident()
 	stop := make(chan struct{})
-	var worst atomic.Int64
+	var worst, worstShared atomic.Int64
 	var sampler sync.WaitGroup
 	sampler.Go(func() {
 		for {
-			worst.Store(max(worst.Load(), s.resident()))
+			sum, shared := s.resident()
+			worst.Store(max(worst.Load(), sum))
+			worstShared.Store(max(worstShared.Load(), shared))
 			select {
 			case <-stop:
 				return
@@ -61,16 +73,16 @@ plugins = ["eicar"]
 	conns := openSessions(t, sessions, s.addr("mx"), func(c net.Conn, r *bufio.Reader, _ int) error {
 		return converse(c, r, []exchange{{"", "220 "}, {"EHLO mx.example.org", "250 "}})
 	})
-	withSMTP := s.resident()
+	withSMTP, _ := s.resident()
 	conns = append(conns, openSessions(t, sessions, s.addr("plain"), func(c net.Conn, r *bufio.Reader, i int) error {
 		return converse(c, r, []exchange{
 			{"", "* OK"},
-			{fmt.Sprintf("a LOGIN user%d@%s \"%s\"", i%users, domain, password), "a OK"},
+			{login(i), "a OK"},
 			{"b SELECT INBOX", "b OK"},
 			{"c IDLE", "+ "},
 		})
 	})...)
-	withIMAP := s.resident()
+	withIMAP, _ := s.resident()
 
 	var senders sync.WaitGroup
 	send := func(n, size int) {
@@ -94,13 +106,17 @@ plugins = ["eicar"]
 	senders.Go(func() { send(64, 50_000_000) })
 	senders.Wait()
 	time.Sleep(2 * time.Second)
-	withMail := s.resident()
+	withMail, _ := s.resident()
 	close(stop)
 	sampler.Wait()
+	for _, p := range append(childrenOf(s.pid), process{pid: s.pid, command: "the server"}) {
+		m := readMemory(p.pid)
+		t.Logf("RSS %3d MB, PSS %3d, anonymous %3d: %s", m.resident>>20, m.proportional>>20, m.anonymous>>20, p.command)
+	}
 
 	const mb = 1 << 20
-	t.Logf("resident: %d MB at rest, %d with %d SMTP sessions, %d with %d in IDLE beside them, %d after the mail, %d at most",
-		atRest/mb, withSMTP/mb, sessions, withIMAP/mb, sessions, withMail/mb, worst.Load()/mb)
+	t.Logf("resident: %d MB at rest, %d with %d SMTP sessions, %d with %d in IDLE beside them, %d after the mail, %d at most (%d if shared pages count for each process)",
+		atRest/mb, withSMTP/mb, sessions, withIMAP/mb, sessions, withMail/mb, worst.Load()/mb, worstShared.Load()/mb)
 	if worst.Load() > memoryLimit {
 		t.Errorf("%d MB were resident, the limit is %d MB", worst.Load()/mb, memoryLimit/mb)
 	}
@@ -117,22 +133,49 @@ plugins = ["eicar"]
 	s.stop()
 }
 
-// resident is what the server and all below it hold, in octets. Pages that they
-// share count for each.
-func (s *site) resident() int64 {
-	var sum int64
+// resident is what the server and all below it hold, in octets. A page that
+// several of them share (the program's own text, for one) is shared out between
+// them: the kernel's "proportional set size". shared counts it for each.
+func (s *site) resident() (sum, shared int64) {
 	todo := []int{s.pid}
 	for len(todo) > 0 {
-		p, err := readProcess(todo[0])
-		if todo = todo[1:]; err != nil {
-			continue
-		}
-		sum += p.rss
-		for _, c := range childrenOf(p.pid) {
+		pid := todo[0]
+		todo = todo[1:]
+		m := readMemory(pid)
+		sum += m.proportional
+		shared += m.resident
+		for _, c := range childrenOf(pid) {
 			todo = append(todo, c.pid)
 		}
 	}
-	return sum
+	return sum, shared
+}
+
+// memory is what /proc says of one process, in octets.
+type memory struct{ resident, proportional, anonymous int64 }
+
+func readMemory(pid int) memory {
+	var m memory
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return m
+	}
+	for line := range strings.Lines(string(text)) {
+		name, rest, _ := strings.Cut(line, ":")
+		n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "Rss":
+			m.resident = n << 10
+		case "Pss":
+			m.proportional = n << 10
+		case "Anonymous":
+			m.anonymous = n << 10
+		}
+	}
+	return m
 }
 
 // openSessions opens n connections and brings each to where it should be.
