@@ -172,6 +172,7 @@ type checker struct {
 	s    Scenario
 	o    Options
 	todo chan crash
+	end  chan struct{} // closed when nothing more is taken; what comes later is from a run that was given up
 	wg   sync.WaitGroup
 
 	mu    sync.Mutex
@@ -180,15 +181,29 @@ type checker struct {
 }
 
 func newChecker(s Scenario, o Options) *checker {
-	c := &checker{s: s, o: o, todo: make(chan crash, 6)}
+	c := &checker{s: s, o: o, todo: make(chan crash, 6), end: make(chan struct{})}
 	for range 2 {
-		c.wg.Go(func() {
-			for cr := range c.todo {
-				c.check(cr)
-			}
-		})
+		c.wg.Go(c.work)
 	}
 	return c
+}
+
+// work checks crashes until the end, and then those that are queued.
+func (c *checker) work() {
+	for {
+		select {
+		case cr := <-c.todo:
+			c.check(cr)
+			continue
+		case <-c.end:
+		}
+		select {
+		case cr := <-c.todo:
+			c.check(cr)
+		default:
+			return
+		}
+	}
 }
 
 // take queues the crashes of this moment.
@@ -201,7 +216,11 @@ func (c *checker) take(w *World, what string) {
 		c.count++
 		cr.n = c.count
 		c.mu.Unlock()
-		c.todo <- cr
+		select {
+		case c.todo <- cr:
+		case <-c.end:
+			return
+		}
 	}
 }
 
@@ -264,8 +283,10 @@ func (c *checker) fail(err error) {
 
 // wait ends the checks.
 func (c *checker) wait() (int, error) {
-	close(c.todo)
+	close(c.end)
 	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.count == 0 && c.err == nil {
 		return 0, errors.New("the scenario does nothing on the disk")
 	}
