@@ -221,6 +221,7 @@ func TestRaw(t *testing.T) {
 		"raw-huge": Error, "raw-storm": Timeout, "raw-early-deaf": "",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
 			patience := 4 * time.Second
 			if name == "raw-storm" || name == "raw-early-deaf" {
 				patience = 700 * time.Millisecond

@@ -131,6 +131,7 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		return sdk.Verdict{}, errors.New("line one\nline two")
 	case "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		time.Sleep(time.Second) // it may take another thread a moment to see the signal
 	case "print":
 		fmt.Println("on stdout")
 		fmt.Fprintln(os.Stderr, "on stderr")
@@ -290,4 +291,20 @@ func digestOf(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("%x", sha256.Sum256(octets))
+}
+
+// lineLog is a slog.Handler that keeps the text of what plugins said.
+type lineLog []string
+
+func (l *lineLog) Enabled(context.Context, slog.Level) bool { return true }
+func (l *lineLog) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *lineLog) WithGroup(string) slog.Handler            { return l }
+func (l *lineLog) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "text" {
+			*l = append(*l, a.Value.String())
+		}
+		return true
+	})
+	return nil
 }

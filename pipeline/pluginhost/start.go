@@ -108,7 +108,10 @@ func startWithin(ctx context.Context, client *goplugin.Client, kill func()) (net
 	}()
 	select {
 	case r := <-done:
-		return r.address, r.err
+		if r.err != nil {
+			return nil, fmt.Errorf("handshake: %w", r.err)
+		}
+		return r.address, nil
 	case <-ctx.Done():
 		kill()
 		select { // the handshake ends with the process

@@ -23,24 +23,33 @@ func (p *process) carryOutput(out *output) {
 		if stream.RecvMsg(&data) != nil { // UNIMPLEMENTED, or the end
 			return
 		}
-		name, text := "stdout", []byte(nil)
-		for rest := []byte(data.ProtoReflect().GetUnknown()); len(rest) > 0; {
-			number, kind, n := protowire.ConsumeTag(rest)
-			size := protowire.ConsumeFieldValue(number, kind, rest[max(n, 0):])
-			if n < 0 || size < 0 {
-				break
-			}
-			value := rest[n : n+size]
-			switch {
-			case number == 1 && kind == protowire.VarintType && len(value) == 1 && value[0] == 2:
-				name = "stderr"
-			case number == 2 && kind == protowire.BytesType:
-				text, _ = protowire.ConsumeBytes(value)
-			}
-			rest = rest[n+size:]
-		}
+		name, text := stdioData(data.ProtoReflect().GetUnknown())
 		for line := range bytes.Lines(text) {
 			out.line(name, string(line[:min(len(line), maxLine)]), len(line) > maxLine)
 		}
 	}
+}
+
+// stdioData reads a StdioData; what is broken ends it.
+func stdioData(rest []byte) (stream string, text []byte) {
+	stream = "stdout"
+	for len(rest) > 0 {
+		number, kind, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			break
+		}
+		size := protowire.ConsumeFieldValue(number, kind, rest[n:])
+		if size < 0 {
+			break
+		}
+		value := rest[n : n+size]
+		switch {
+		case number == 1 && kind == protowire.VarintType && len(value) == 1 && value[0] == 2:
+			stream = "stderr"
+		case number == 2 && kind == protowire.BytesType:
+			text, _ = protowire.ConsumeBytes(value)
+		}
+		rest = rest[n+size:]
+	}
+	return stream, text
 }
