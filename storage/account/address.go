@@ -48,7 +48,8 @@ func Canonical(address string) (string, error) {
 		// Lower case may undo the composition, so NFC comes last; twice lower, for letters that have no lower form of their own.
 		local = norm.NFC.String(strings.ToLower(norm.NFC.String(local)))
 	}
-	if len(local) > maxLocal || len(domain) > maxDomain || domain == "" {
+	if len(local) > maxLocal || len(domain) > maxDomain || local == "" || domain == "" ||
+		domain[0] == '.' || domain[len(domain)-1] == '.' {
 		return "", fmt.Errorf("address %.100q: %w", address, ErrAddress)
 	}
 	return local + "@" + domain, nil
