@@ -63,16 +63,10 @@ func testPositions(t *testing.T, p Place) {
 // Readers see a batch whole or not at all, while several writers are at it.
 func testAtomic(t *testing.T, p Place) {
 	e, ctx := mustOpen(t, p.Open), context.Background()
-	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for i := range 1000 {
 				words := fmt.Sprintf("+%d/a=%d +%d/b=%d +%d/c=%d", w, i, w, i, w, i)
 				if i%7 == 6 {
 					words = fmt.Sprintf("-%d/..%d0", w, w)
@@ -84,7 +78,14 @@ func testAtomic(t *testing.T, p Place) {
 			}
 		})
 	}
-	for range 300 {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
 		for w := range 4 {
 			seen := map[string]int{}
 			lower, upper := fmt.Appendf(nil, "%d/", w), fmt.Appendf(nil, "%d0", w)
@@ -102,8 +103,6 @@ func testAtomic(t *testing.T, p Place) {
 			}
 		}
 	}
-	close(stop)
-	wg.Wait()
 }
 
 func testReopen(t *testing.T, p Place) {
