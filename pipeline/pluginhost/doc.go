@@ -33,4 +33,28 @@
 // Its Client starts a process through our runner, reads the handshake line and
 // negotiates the version. Its pings, Kill, stderr parser and stdio carriage are not
 // used, each for a trap that is named where we do it ourselves.
+//
+// # Decisions
+//
+// The suspect is asked after a control question, because "the process died twice with this message alone
+// in it" says nothing about the message when the process dies with every message. Without the control
+// an always-crashing plugin would put all mail into quarantine, whatever on_crash says.
+//
+// A slot is won back by evidence, the headers of a new handler, because a client of gRPC is never told when
+// a handler whose stream it reset has returned. sdk/serve refuses a lane while the old handler runs; a worker pool
+// lets it wait.
+//
+// Small questions are sent by the asking goroutine: less than what grpc takes for a stream without waiting. Larger
+// ones by a goroutine of their own, so that Ask keeps its time while a plugin does not read.
+//
+// A plugin's socket has to be a unix socket in the directory that we made: a TCP port is open to everybody on the
+// machine, and another path may be somebody else's socket.
+//
+// # What is missing
+//
+// The processes run as the server's user: `plugin_user` is not there yet. Landlock does not keep a plugin from
+// connecting to unix sockets that this user may open. Children of a plugin are killed with its
+// process group; those that leave the group live on, and if the server itself is killed only the plugin's
+// first process is killed by the kernel. There is no limit on the number of processes or on processor time. A script is
+// run by name after its digest was checked.
 package pluginhost

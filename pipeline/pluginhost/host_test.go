@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -103,6 +104,22 @@ func TestContent(t *testing.T) {
 			if v, kind := h.ask(t, messageOf(bytes.Repeat([]byte{'x'}, size))); kind != "" || v.Score != float64(want(size)) {
 				t.Errorf("%s, %d octets: saw %v %q", builtin, size, v.Score, kind)
 			}
+		}
+	}
+}
+
+// TestManyRecipients: the envelope may be far larger than the message.
+func TestManyRecipients(t *testing.T) {
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	q := message("do: x\r\n\r\n")
+	for i := range 10000 {
+		address := fmt.Sprintf("%s%d@example.test", strings.Repeat("x", 60), i)
+		q.Envelope.Recipients = append(q.Envelope.Recipients, sdk.Recipient{Address: address, Accounts: []string{address}})
+	}
+	for range 3 {
+		if v, kind := h.ask(t, q); kind != "" || v.Score != 1 {
+			t.Errorf("%+v %q", v, kind)
 		}
 	}
 }

@@ -110,12 +110,14 @@ func Serve(ctx context.Context, l net.Listener, p sdk.Plugin) error {
 const (
 	laneWindow = 1 << 20
 	connWindow = 16 << 20
+	maxFrame   = 16 << 20 // an Ask with ten thousand recipients has room
 )
 
 func options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.InitialWindowSize(laneWindow),
 		grpc.InitialConnWindowSize(connWindow),
+		grpc.MaxRecvMsgSize(maxFrame),
 	}
 }
 
