@@ -238,7 +238,7 @@ func churn(p *peer, r *rand.Rand) error {
 	}
 	for range 80 {
 		n := max(len(v.uids), 1)
-		cmds := []string{"NOOP", "FETCH 1:* (FLAGS)", "SEARCH UNSEEN", "EXPUNGE", "UID FETCH 1:* (UID)", "CHECK"}
+		cmds := []string{"NOOP", "FETCH 1:* (UID FLAGS)", "SEARCH UNSEEN", "EXPUNGE", "UID FETCH 1:* (UID)", "CHECK"}
 		if len(v.uids) > 0 {
 			k := r.IntN(n) + 1
 			cmds = append(cmds, fmt.Sprintf("STORE %d +FLAGS (\\Deleted)", k), fmt.Sprintf("STORE %d FLAGS.SILENT (\\Seen)", k),

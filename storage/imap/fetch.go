@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 
 	goimap "github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapserver"
@@ -39,7 +40,7 @@ func (s *session) Fetch(w *imapserver.FetchWriter, set goimap.NumSet, o *goimap.
 	f.enc = encoder{b: *f.buf, utf8: s.lib.EnabledCaps().Has(goimap.CapUTF8Accept)}
 	defer f.release()
 	limit := fetchRecords
-	if p.needSummary() {
+	if p.parsed() || len(p.items) > 0 {
 		limit = fetchParsed
 	}
 	if err := eachPiece(box.seq, spans, limit, f.piece); err != nil {
@@ -66,6 +67,7 @@ type fetcher struct {
 	buf       *[]byte
 	missing   bool // a message was expunged by another session
 	undecoded bool // a BINARY of unknown encoding
+	first     bool // nothing was written of the current message
 }
 
 func (f *fetcher) release() {
@@ -112,7 +114,7 @@ func (f *fetcher) piece(uids []storage.UID) error {
 		return v.MessagesOf(f.box.id, uids, func(m *storage.Message) (bool, error) {
 			r := record{Message: m.Clone()}
 			_, r.told = slices.BinarySearch(changed, m.UID)
-			if f.plan.needSummary() {
+			if len(f.plan.items) == 0 && f.plan.parsed() { // otherwise the content is opened, which knows it
 				var err error
 				if r.sum, err = v.Summary(m); err != nil {
 					return false, err
@@ -157,6 +159,11 @@ func (f *fetcher) one(r *record) error {
 		return err
 	}
 	defer c.Close()
+	if f.plan.parsed() {
+		if r.sum, err = c.Summary(ctx); err != nil {
+			return err
+		}
+	}
 	sources := make([]source, len(f.plan.items))
 	for i := range f.plan.items {
 		sources[i], err = find(ctx, &f.plan.items[i], r.sum, c)
@@ -170,7 +177,6 @@ func (f *fetcher) one(r *record) error {
 	}
 	f.metadata(r, at+1)
 	for i := range sources {
-		f.enc.byte(' ')
 		if err := f.content(&f.plan.items[i], &sources[i]); err != nil {
 			// The client counts on octets that do not come: the stream is lost.
 			f.s.srv.o.Logger.Error("imap: send a message", "account", f.s.address, "uid", r.UID, "why", err)
@@ -190,37 +196,51 @@ func (f *fetcher) maybeFlush() error {
 }
 
 // metadata begins the response with what is known without the content. UID comes
-// always: it costs little, and a client that mixes kinds of commands needs it.
+// only if asked for: some clients read by position.
 func (f *fetcher) metadata(r *record, num int) {
 	e, p := &f.enc, f.plan
 	e.raw("* ")
 	e.int(int64(num))
-	e.raw(" FETCH (UID ")
-	e.int(int64(r.UID))
+	e.raw(" FETCH (")
+	f.first = true
+	if p.uid {
+		f.name("UID")
+		e.int(int64(r.UID))
+	}
 	if p.flags || r.told {
-		e.raw(" FLAGS ")
+		f.name("FLAGS")
 		e.b = appendFlags(e.b, r.Flags)
 	}
 	if p.date {
-		e.raw(" INTERNALDATE ")
+		f.name("INTERNALDATE")
 		e.b = r.InternalDate.AppendFormat(e.b, `"_2-Jan-2006 15:04:05 -0700"`)
 	}
 	if p.size {
-		e.raw(" RFC822.SIZE ")
+		f.name("RFC822.SIZE")
 		e.int(r.Size)
 	}
 	if p.envelope {
-		e.raw(" ENVELOPE ")
+		f.name("ENVELOPE")
 		e.envelope(&r.sum.Envelope)
 	}
 	if p.body {
-		e.raw(" BODY ")
+		f.name("BODY")
 		e.body(r.sum.Root, false)
 	}
 	if p.bodyStructure {
-		e.raw(" BODYSTRUCTURE ")
+		f.name("BODYSTRUCTURE")
 		e.body(r.sum.Root, true)
 	}
+}
+
+// name writes the name of an item and what separates it from the one before.
+func (f *fetcher) name(s string) {
+	if !f.first {
+		f.enc.byte(' ')
+	}
+	f.first = false
+	f.enc.raw(s)
+	f.enc.byte(' ')
 }
 
 // source is where the octets of an item come from.
@@ -233,7 +253,10 @@ type source struct {
 // find locates an item in the message c. Nothing of it is read yet, but for
 // header fields and the size of what has to be decoded.
 func find(ctx context.Context, it *item, sum *mime.Summary, c *storage.Content) (source, error) {
-	ranges, err := sum.Find(c, c.Front(), it.section)
+	ranges, err := mime.Ranges{{Off: 0, Len: c.Size()}}, error(nil)
+	if !it.whole() {
+		ranges, err = sum.Find(c, c.Front(), it.section)
+	}
 	if errors.Is(err, mime.ErrNoSection) {
 		return source{absent: true}, nil
 	}
@@ -298,13 +321,11 @@ func (c contextReader) Read(p []byte) (int, error) {
 // content writes one item. After an error the stream is out of step.
 func (f *fetcher) content(it *item, src *source) error {
 	e := &f.enc
-	e.raw(it.name)
+	name := it.name
 	if it.partial != nil {
-		e.byte('<')
-		e.int(it.partial.Offset)
-		e.byte('>')
+		name += "<" + strconv.FormatInt(it.partial.Offset, 10) + ">"
 	}
-	e.byte(' ')
+	f.name(name)
 	switch {
 	case src.absent && it.sizeOf:
 		e.byte('0')

@@ -14,6 +14,7 @@ import (
 const (
 	maxCommand     = 48 << 10 // octets of a command without its literals
 	maxLiteral     = 4096     // of a literal that is not a message: the library refuses more
+	maxSASL        = 4000     // of a line of a SASL exchange: the library's buffer is 4096
 	maxLiterals    = 64       // literals in one command
 	maxLiteralsSum = 64 << 10 // octets of them
 )
@@ -46,6 +47,7 @@ type guard struct {
 	tag, verb string // of the current command; UID is left out
 	octets    int
 	literals  int
+	allowed   int // literals that an APPEND has: the message, and the mailbox's name
 	sum       int64
 	commands  int
 }
@@ -173,6 +175,9 @@ func (g *guard) line(n int) error {
 	line := g.in[:n]
 	if g.place == atStart && g.continuation() {
 		g.w.plus.Store(false)
+		if n > maxSASL {
+			return g.w.bye("Line is too long") // the library would take the rest for a command
+		}
 		if g.verb == "IDLE" {
 			if !bytes.EqualFold(bytes.TrimRight(line, "\r\n"), []byte("done")) {
 				return g.w.bye("Expected DONE") // the library would go on while its IDLE still runs
@@ -197,6 +202,11 @@ func (g *guard) line(n int) error {
 	size, sync, open := trailer(line)
 	if open && !g.drain {
 		return g.w.bye("Quoted string is not closed") // the library would go on into the next line
+	}
+	if g.verb == "APPEND" && size < 0 && g.place == inCommand && g.literals == g.allowed && !g.drain {
+		if rest := string(bytes.TrimSpace(line)); rest != "" && rest != ")" { // ")" ends UTF8 (~{n}
+			return g.w.bye("Text behind the message") // the library would not answer at all
+		}
 	}
 	return g.deliver(n, size, sync)
 }
@@ -240,11 +250,12 @@ func (g *guard) deliver(n int, size int64, sync bool) error {
 func (g *guard) announce(n int, size int64, sync, first bool) (skip bool, err error) {
 	g.literals++
 	g.sum += size
-	isMessage := g.verb == "APPEND" && size > 0
 	switch {
 	case !sync && size > maxLiteral: // RFC 7888 section 4: BYE is the way out
 		return true, g.w.bye("[TOOBIG] Non-synchronizing literals are limited to 4096 octets")
-	case isMessage && g.literals <= 4:
+	case g.verb == "APPEND" && g.literals > g.allowed:
+		return true, g.w.bye("One message at a time") // MULTIAPPEND: the library would not answer at all
+	case g.verb == "APPEND" && g.literals == g.allowed:
 		return false, nil // the library knows the limit for messages
 	case size > maxLiteral && first && sync: // it would wait for the literal in silence
 		g.consume(n)
@@ -274,6 +285,9 @@ func (g *guard) begin(line []byte) (skip bool, err error) {
 	}
 	if g.tag == "" || strings.ContainsAny(g.tag, "+*(){\"\\%") || len(g.tag) > 100 {
 		return true, g.w.bye("Command without a tag")
+	}
+	if g.allowed = 1; g.verb == "APPEND" && strings.HasPrefix(args, "{") {
+		g.allowed = 2
 	}
 	o := &g.w.link.srv.o
 	if g.commands++; g.commands > o.MaxCommands {

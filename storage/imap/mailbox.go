@@ -115,9 +115,24 @@ func (s *session) Create(name string, o *goimap.CreateOptions) error {
 	}))
 }
 
-// Delete removes a mailbox.
+// Delete removes a mailbox. The selected one is left first, so that the session
+// does not end for it.
 func (s *session) Delete(name string) error {
-	return s.fail("delete", s.update(func(tx *storage.Tx) error { return tx.DeleteMailbox(name) }))
+	var id storage.MailboxID
+	err := s.update(func(tx *storage.Tx) error {
+		m, err := tx.Mailbox(name)
+		if err != nil {
+			return err
+		}
+		id = m.ID
+		return tx.DeleteMailbox(name)
+	})
+	s.mu.Lock()
+	if err == nil && s.box != nil && s.box.id == id {
+		s.box = nil
+	}
+	s.mu.Unlock()
+	return s.fail("delete", err)
 }
 
 // Rename renames a mailbox and those below it.

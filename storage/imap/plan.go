@@ -2,6 +2,7 @@ package imap
 
 import (
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,9 +32,13 @@ type item struct {
 	sizeOf  bool
 }
 
-func (p *plan) needSummary() bool {
-	return p.envelope || p.body || p.bodyStructure || len(p.items) > 0
+// parsed says whether the structure of messages is needed.
+func (p *plan) parsed() bool {
+	return p.envelope || p.body || p.bodyStructure || slices.ContainsFunc(p.items, func(it item) bool { return !it.whole() })
 }
+
+// whole says whether it is the whole message.
+func (it *item) whole() bool { return len(it.section.Path) == 0 && it.section.Piece == mime.Whole }
 
 // newPlan reads the options of the library.
 func newPlan(w *imapserver.FetchWriter, o *goimap.FetchOptions, readOnly bool) (*plan, error) {

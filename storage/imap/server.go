@@ -83,7 +83,18 @@ type Server struct {
 	wires     map[*wire]struct{}
 	addresses map[netip.Addr]int
 	links     int
+	sessions  int // that may still use the store
 	closing   bool
+}
+
+// enter and leave count what uses the store.
+func (s *Server) enter() { s.count(1) }
+func (s *Server) leave() { s.count(-1) }
+
+func (s *Server) count(n int) {
+	s.mu.Lock()
+	s.sessions += n
+	s.mu.Unlock()
 }
 
 // New makes a server. Shutdown must be called.
@@ -241,68 +252,13 @@ func (s *Server) start(w *wire, h *handover) {
 	}
 }
 
-// link is one TCP connection in the books of the server.
-type link struct {
-	srv     *Server
-	addr    netip.Addr
-	counted bool // towards the limit per address
-	started time.Time
-	once    sync.Once
-}
-
-// admit takes a connection into the books; why says what is full.
-func (s *Server) admit(l *link) (why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closing:
-		return "Server is shutting down"
-	case s.o.MaxConnections > 0 && s.links >= s.o.MaxConnections:
-		return "Too many connections"
-	}
-	if s.o.MaxConnectionsPerAddress > 0 && l.addr.IsValid() && !l.addr.IsLoopback() && !contains(s.o.Trusted, l.addr) {
-		if s.addresses[l.addr] >= s.o.MaxConnectionsPerAddress {
-			return "Too many connections from your address"
-		}
-		s.addresses[l.addr]++
-		l.counted = true
-	}
-	s.links++
-	return ""
-}
-
-func (l *link) release() {
-	l.once.Do(func() {
-		s := l.srv
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.links--
-		if l.counted {
-			if s.addresses[l.addr]--; s.addresses[l.addr] == 0 {
-				delete(s.addresses, l.addr)
-			}
-		}
-	})
-}
-
-func contains(list []netip.Prefix, a netip.Addr) bool {
-	for _, p := range list {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-func peerAddr(c net.Conn) netip.Addr {
-	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
-		return a.Addr().Unmap()
-	}
-	return netip.Addr{}
-}
+// lastWait is how long Shutdown waits for sessions whose connection it cut.
+const lastWait = 5 * time.Second
 
 // Shutdown stops accepting, says BYE to sessions as they become idle, and lets
-// commands in flight finish until ctx ends; then it cuts what is left.
+// commands in flight finish until ctx ends; then it cuts what is left and returns
+// the context's error. Afterwards the store is not used any more, unless a command
+// hangs in it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -310,43 +266,49 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		ln.Close()
 	}
 	s.mu.Unlock()
-	defer s.cancel()
-
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		left := s.all()
-		if len(left) == 0 {
-			break
-		}
-		for _, w := range left {
-			w.endSoon("Server is shutting down")
-		}
-		select {
-		case <-tick.C:
-			continue
-		case <-ctx.Done():
-		}
-		for _, w := range s.all() {
-			w.cut()
-		}
-		break
-	}
+	err := s.drain(ctx, func(w *wire) { w.endSoon("Server is shutting down") })
 	s.cancel()
+	if err != nil {
+		last, cancel := context.WithTimeout(context.Background(), lastWait)
+		defer cancel()
+		if s.drain(last, (*wire).cut) != nil {
+			s.o.Logger.Error("imap: sessions do not end", "server", s.o.Hostname)
+		}
+	}
 	s.plain.Close()
 	s.secure.Close()
 	s.libraries.Wait()
-	return ctx.Err()
+	return err
 }
 
-func (s *Server) all() []*wire {
+// drain ends connections until none is left and no session uses the store.
+func (s *Server) drain(ctx context.Context, end func(*wire)) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, sessions := s.all()
+		if len(left) == 0 && sessions == 0 {
+			return nil
+		}
+		for _, w := range left {
+			end(w)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Server) all() ([]*wire, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := make([]*wire, 0, len(s.wires))
 	for w := range s.wires {
 		list = append(list, w)
 	}
-	return list
+	return list, s.sessions
 }
 
 // Connections returns how many connections are open.
@@ -355,42 +317,3 @@ func (s *Server) Connections() int {
 	defer s.mu.Unlock()
 	return s.links
 }
-
-// handover is the listener of a library server: we accept, it serves.
-type handover struct {
-	c    chan net.Conn
-	done chan struct{}
-	once sync.Once
-}
-
-func newHandover() *handover {
-	return &handover{c: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (h *handover) give(c net.Conn) bool {
-	select {
-	case h.c <- c:
-		return true
-	case <-h.done:
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.c:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }

@@ -55,6 +55,7 @@ func (s *Server) newSession(c *imapserver.Conn) (imapserver.Session, *imapserver
 	}
 	se := &session{srv: s, w: w, lib: c}
 	se.ctx, se.cancel = context.WithCancel(s.ctx)
+	s.enter()
 	if s.o.wrapSession != nil {
 		return s.o.wrapSession(se), nil, nil
 	}
@@ -67,6 +68,7 @@ func (s *session) Close() error {
 	s.mu.Lock()
 	s.box = nil
 	s.mu.Unlock()
+	s.srv.leave()
 	return nil
 }
 

@@ -190,6 +190,8 @@ func (s *session) Poll(_ *imapserver.UpdateWriter, allowExpunge bool) error {
 // goroutine of its own each time: it needs a stack that would otherwise stay with
 // every session that waits.
 func (s *session) Idle(_ *imapserver.UpdateWriter, stop <-chan struct{}) error {
+	s.srv.enter() // it may outlive its session
+	defer s.srv.leave()
 	watch := s.srv.o.Store.Watch(s.account)
 	defer watch.Close()
 	looked := make(chan error, 1)
