@@ -59,6 +59,8 @@ func Parse(s string) (ID, error) {
 			c = '0'
 		case 'I', 'L':
 			c = '1'
+		case '\r', '\n': // the decoder would pass over them
+			c = '!'
 		}
 		up[i] = c
 	}
