@@ -24,6 +24,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 func openStore(t testing.TB) *storage.Store {
 	t.Helper()
 	ctx := context.Background()
-	s, err := storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem()})
+	s, err := storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Cost: storagetest.Cheap()})
 	if err != nil {
 		t.Fatal(err)
 	}
