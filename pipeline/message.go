@@ -57,8 +57,9 @@ type Message struct {
 	Score float64 // spam points of all phases so far
 	Tags  map[string]string
 
-	arrived *Version  // the octets as they arrived
-	via     *Pipeline // with which it began
+	arrived  *Version  // the octets as they arrived
+	via      *Pipeline // with which it began
+	askUntil time.Time // plugins have to answer before, so that time is left for what follows
 }
 
 // Recipient is one RCPT TO, and what was decided about it.

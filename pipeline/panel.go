@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type Answer struct {
 	Verdict    sdk.Verdict
 	Failure    *Failure
 	Took       time.Duration
+
+	panicked any // what Ask panicked with, and where
 }
 
 // For returns what the answer says about one recipient.
@@ -54,6 +57,11 @@ func (a *Answer) For(address string) sdk.RecipientVerdict {
 // the configuration; answers of shadow plugins are left out. Recipients who are
 // refused already are not asked about.
 func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
+	if !m.askUntil.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, m.askUntil)
+		defer cancel()
+	}
 	questions := questionsOf(m)
 	answers := make([]Answer, len(p.Askers)*len(questions))
 	var wg sync.WaitGroup
@@ -68,6 +76,7 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
+				defer answer.carryPanic()
 				answer.ask(ctx, q)
 			}()
 		}
@@ -75,6 +84,9 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 	wg.Wait()
 	kept := answers[:0]
 	for _, a := range answers {
+		if a.panicked != nil {
+			panic(a.panicked)
+		}
 		if !a.Asker.Shadow() {
 			kept = append(kept, a)
 		}
@@ -104,7 +116,19 @@ func questionsOf(m *Message) []*Question {
 	return list
 }
 
+// carryPanic takes a panic over to the goroutine that waits, which belongs to a
+// session: there it ends one connection, here it would end the server.
+func (a *Answer) carryPanic() {
+	if v := recover(); v != nil {
+		a.panicked = fmt.Sprintf("ask plugin %s: %v\n%s", a.Asker.Name(), v, debug.Stack())
+	}
+}
+
 func (a *Answer) ask(ctx context.Context, q *Question) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) { // RULES C2
+		a.Failure = &Failure{FailTimeout, errors.New("not reached within the deadline of the pipeline")}
+		return
+	}
 	start := time.Now()
 	verdict, err := a.Asker.Ask(ctx, q)
 	a.Took = time.Since(start)
@@ -207,9 +231,10 @@ func why(v sdk.RecipientVerdict) string {
 }
 
 // Settle applies the changes that the answers ask for, in order, tags the
-// message, stamps what was not looked at, and writes the trace.
-func (p *Panel) Settle(m *Message, answers []Answer) error {
-	changes := make([][]sdk.Change, len(m.Recipients))
+// message, stamps what was not looked at, and writes the trace. An answer whose
+// changes are too many becomes a failure (RULES A4), so a stage calls Settle
+// before it obeys the answers.
+func (p *Panel) Settle(m *Message, answers []Answer) {
 	for i := range answers {
 		a := &answers[i]
 		event := trace.Event{
@@ -220,34 +245,49 @@ func (p *Panel) Settle(m *Message, answers []Answer) error {
 		if a.Verdict.Reply != nil {
 			event.Text = Reply{a.Verdict.Reply.Code, a.Verdict.Reply.Enhanced, a.Verdict.Reply.Text}.Clean().String()
 		}
-		if a.Failure != nil {
-			p.stamp(m, a, &event, changes)
+		if err := p.change(m, a, &event); err != nil {
+			a.Failure, a.Verdict = &Failure{FailInvalid, err}, sdk.Verdict{}
 		}
-		for _, r := range a.Recipients {
-			asked := a.For(m.Recipients[r].Address).Changes
-			changes[r] = append(changes[r], p.allowed(a, asked, &event)...)
+		if a.Failure != nil {
+			p.stamp(m, a, &event)
 		}
 		m.tag(a.Verdict.Tags)
 		m.Trace.Add(event)
 		p.traceRecipients(m, a)
 	}
+}
+
+// change applies what one answer asks for and the plugin's manifest announces.
+func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
+	changes, some := make([][]sdk.Change, len(m.Recipients)), false
+	for _, r := range a.Recipients {
+		changes[r] = p.allowed(a, a.For(m.Recipients[r].Address).Changes, event)
+		some = some || len(changes[r]) > 0
+	}
+	if !some {
+		return nil
+	}
 	return m.applyChanges(changes)
 }
 
 // stamp records a failure; a message that goes on without having been looked at
-// carries a field that says so.
-func (p *Panel) stamp(m *Message, a *Answer, event *trace.Event, changes [][]sdk.Change) {
+// carries a field that says so. All whom the question was about shared a version
+// and get the same field, so there are not more versions than before.
+func (p *Panel) stamp(m *Message, a *Answer, event *trace.Event) {
 	policy := p.Policy(a)
 	event.Action, event.Text = policy.Action.String(), a.Failure.Error()
 	event.Reasons = []sdk.Reason{{Symbol: "FAILED_" + strings.ToUpper(string(a.Failure.Kind))}}
 	if policy.Action > sdk.Quarantine {
 		return
 	}
-	for _, r := range a.Recipients {
-		changes[r] = append(changes[r], sdk.Change{
-			Kind: sdk.AddField, Name: "X-Sluice-Unscanned",
-			Value: fmt.Sprintf("%s; plugin=%s; failure=%s", p.Stage, a.Asker.Name(), a.Failure.Kind),
-		})
+	field := FormatField("X-Sluice-Unscanned", fmt.Sprintf("%s; plugin=%s; failure=%s", p.Stage, a.Asker.Name(), a.Failure.Kind))
+	done := make(map[*Version]*Version, 1)
+	for _, i := range a.Recipients {
+		r := m.Recipients[i]
+		if done[r.Version] == nil {
+			done[r.Version] = r.Version.Front(field)
+		}
+		r.Version = done[r.Version]
 	}
 }
 
@@ -279,8 +319,10 @@ func (p *Panel) allowed(a *Answer, asked []sdk.Change, event *trace.Event) []sdk
 // reserved reports whether a field is the core's alone (RULES A4).
 func reserved(name string) bool {
 	return strings.EqualFold(name, "Authentication-Results") || strings.EqualFold(name, "Return-Path") ||
-		strings.EqualFold(name, "X-Sluice-Unscanned")
+		len(name) >= len(ownPrefix) && strings.EqualFold(name[:len(ownPrefix)], ownPrefix)
 }
+
+const ownPrefix = "X-Sluice-"
 
 func contains(list []string, s string) bool {
 	for _, have := range list {

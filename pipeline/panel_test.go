@@ -137,9 +137,7 @@ func TestSettle(t *testing.T) {
 		&plugin{name: "broken", err: &Failure{FailTimeout, errors.New("10s")}},
 	}}
 	m := asked(t, "a@example.test", "b@example.test", "c@example.test")
-	if err := p.Settle(m, p.Ask(context.Background(), m)); err != nil {
-		t.Fatal(err)
-	}
+	p.Settle(m, p.Ask(context.Background(), m))
 	names := func(r int) string {
 		var list []string
 		for _, f := range m.Recipients[r].Version.Fields() {
@@ -174,10 +172,61 @@ func TestMoreThanSixteenVersionsIsAFailure(t *testing.T) {
 		recipients = append(recipients, address)
 		v.Recipients = append(v.Recipients, sdk.RecipientVerdict{Recipient: address, Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-For", Value: address}}})
 	}
-	p := &Panel{Askers: []Asker{&plugin{verdict: v, changes: []sdk.ChangeKind{sdk.AddField}}}}
+	p := &Panel{Stage: StageAntiVirus, Default: sdk.Defer, Askers: []Asker{
+		&plugin{name: "greedy", verdict: v, changes: []sdk.ChangeKind{sdk.AddField}},
+		&plugin{name: "modest", verdict: sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-Modest", Value: "1"}}}, changes: []sdk.ChangeKind{sdk.AddField}},
+	}}
 	m := asked(t, recipients...)
-	if err := p.Settle(m, p.Ask(context.Background(), m)); err == nil {
-		t.Error("accepted")
+	answers := p.Ask(context.Background(), m)
+	p.Settle(m, answers)
+	if f := answers[0].Failure; f == nil || f.Kind != FailInvalid || p.Policy(&answers[0]).Action != sdk.Defer {
+		t.Errorf("the greedy plugin has not failed: %+v", f)
+	}
+	if answers[1].Failure != nil {
+		t.Error("the other plugin is to blame")
+	}
+	versions, _ := m.Versions()
+	if len(versions) != 1 || versions[0].Count("X-For") != 0 || versions[0].Count("X-Modest") != 1 {
+		t.Errorf("%d versions", len(versions))
+	}
+}
+
+func TestHeaderThatGrowsTooMuchIsAFailure(t *testing.T) {
+	var v sdk.Verdict
+	for range 6 {
+		v.Changes = append(v.Changes, sdk.Change{Kind: sdk.AddField, Name: "X-Long", Value: strings.Repeat("word ", 10_000)})
+	}
+	p := &Panel{Stage: StageAntiSpam, Default: sdk.Accept, Askers: []Asker{&plugin{name: "long", verdict: v, changes: []sdk.ChangeKind{sdk.AddField}}}}
+	m := asked(t, "a@example.test")
+	answers := p.Ask(context.Background(), m)
+	p.Settle(m, answers)
+	if answers[0].Failure == nil || m.Recipients[0].Version.Count("X-Long") != 0 || m.Recipients[0].Version.Count("X-Sluice-Unscanned") != 1 {
+		t.Errorf("failure %v, header of %d octets", answers[0].Failure, m.Recipients[0].Version.HeaderSize())
+	}
+}
+
+// TestEqualChangesAreTheSame: what shares a version must be equal, not only look so.
+func TestEqualChangesAreTheSame(t *testing.T) {
+	m := asked(t, "a@example.test", "b@example.test")
+	if err := m.applyChanges([][]sdk.Change{
+		{{Kind: sdk.AddField, Name: "X", Value: "a 0} {add field Y b"}},
+		{{Kind: sdk.AddField, Name: "X", Value: "a"}, {Kind: sdk.AddField, Name: "Y", Value: "b"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if m.Recipients[0].Version == m.Recipients[1].Version {
+		t.Error("different changes share a version")
+	}
+}
+
+func TestFieldsOfTheCoreAreNotForPlugins(t *testing.T) {
+	for _, name := range []string{"X-Sluice-Score", "x-sluice-unscanned", "Authentication-Results", "return-path"} {
+		if !reserved(name) {
+			t.Errorf("a plugin may write %s", name)
+		}
+	}
+	if reserved("X-Sluic") || reserved("X-Spam-Score") {
+		t.Error("too much is reserved")
 	}
 }
 

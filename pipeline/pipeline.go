@@ -100,10 +100,15 @@ var ErrAbandoned = errors.New("the peer has gone")
 // Submit takes a message whose content has arrived through the stages and
 // commits it. It owns m from then on. When ctx ends before the commit, nothing
 // is committed.
+//
+// A panic in a stage goes on to the session, which recovers from it and answers
+// 4yz; the content does not stay behind.
 func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
+	defer m.Content.Discard() // whoever keeps the content has it by then
 	p.begin(m)
 	staged, cancel := context.WithTimeout(ctx, p.Deadline)
 	defer cancel()
+	m.askUntil = time.Now().Add(p.Deadline - min(p.Deadline/10, routeTime))
 	p.runStages(staged, m)
 	p.checkSize(m)
 	mixed := mixedFor(p.Mixed, m.Origin)
@@ -115,7 +120,28 @@ func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
 		return p.refuse(ctx, m, &decision)
 	}
 	land(m, mixed)
+	p.traceEnds(m, &decision)
 	return p.commit(ctx, m, &decision)
+}
+
+// routeTime is what plugins leave of the deadline for route, at most: a plugin
+// that takes all of its time is a failed plugin, not a failed pipeline (RULES C2).
+const routeTime = 5 * time.Second
+
+// traceEnds writes the end of recipients that the queue will not hear of.
+func (p *Pipeline) traceEnds(m *Message, d *Decision) {
+	for i, r := range m.Recipients {
+		e := trace.Event{At: p.Now(), Stage: StageRoute, Recipient: r.Address}
+		switch {
+		case d.Each != nil && d.Each[i].Code != 0: // LMTP: its own reply
+			e.Stage, e.Action, e.Text = orStage(r.Opinion.Stage), "refused", d.Each[i].Clean().String()
+		case len(r.Hops) == 0:
+			e.Action, e.Text = "merged", "its mailbox gets a copy as another recipient's"
+		default:
+			continue
+		}
+		m.Trace.End(e)
+	}
 }
 
 func (p *Pipeline) begin(m *Message) {
@@ -125,6 +151,10 @@ func (p *Pipeline) begin(m *Message) {
 		At: p.Now(), Stage: StageReceive, Action: sdk.Accept.String(), Took: p.Now().Sub(m.Received),
 	})
 }
+
+// maxMessageID bounds what a trace keeps of a Message-ID, which a stranger wrote:
+// an honest one is one line (RFC 5322 section 2.1.1).
+const maxMessageID = 998
 
 func headOf(m *Message, pipeline string) trace.Head {
 	h := trace.Head{
@@ -136,6 +166,7 @@ func headOf(m *Message, pipeline string) trace.Head {
 	}
 	if f, ok := m.arrived.Get("Message-ID"); ok {
 		h.MessageID = f.Value()
+		h.MessageID = h.MessageID[:min(len(h.MessageID), maxMessageID)]
 	}
 	if peer := m.Peer; peer != nil {
 		h.Listener, h.ClientName, h.Helo, h.TLS, h.Login = peer.Listener, peer.Name, peer.Helo, peer.TLS, peer.Login
@@ -185,7 +216,11 @@ func (m *Message) strongest() (action sdk.Action, all bool) {
 	return action, n == len(m.Recipients)
 }
 
-// checkSize refuses what changes have made larger than the limit.
+// ownFields is the room for what the core itself adds: a message of exactly
+// max_size passes.
+const ownFields = 64 << 10
+
+// checkSize refuses what changes have made larger than the limit (RULES A4).
 func (p *Pipeline) checkSize(m *Message) {
 	if p.MaxSize <= 0 {
 		return
@@ -194,7 +229,7 @@ func (p *Pipeline) checkSize(m *Message) {
 		if r.Version == m.arrived {
 			continue
 		}
-		if size := r.Version.Variant(m.arrived).Size(m.Content.Size()); size > p.MaxSize+MaxHeader {
+		if size := r.Version.Variant(m.arrived).Size(m.Content.Size()); size > p.MaxSize+ownFields {
 			r.Take(Opinion{
 				Action: sdk.Reject, Stage: StageRoute, Why: fmt.Sprintf("%d octets after changes", size),
 				Reply: Reply{552, "5.3.4", "The message is too large"},
@@ -216,12 +251,31 @@ func (p *Pipeline) refuse(ctx context.Context, m *Message, d *Decision) Result {
 			p.deferred.add(deferralOf(m.Sender, m.Recipients[i].Address, m.Peer.Addr), p.Now())
 		}
 	}
-	m.Trace.Add(trace.Event{
+	p.traceRefusal(m, d)
+	p.Queue.Refused(ctx, m)
+	p.logFate(m, d.Reply)
+	return Result{Reply: d.Reply.Clean(), Each: d.Each}
+}
+
+// traceRefusal writes what the peer is told, and where that does not say it all,
+// what was thought about each recipient.
+func (p *Pipeline) traceRefusal(m *Message, d *Decision) {
+	_, same := m.strongest()
+	for i, r := range m.Recipients {
+		switch {
+		case d.Each != nil:
+			m.Trace.End(trace.Event{
+				At: p.Now(), Stage: orStage(r.Opinion.Stage), Recipient: r.Address, Action: "refused", Text: d.Each[i].Clean().String(),
+			})
+		case !same:
+			m.Trace.End(trace.Event{
+				At: p.Now(), Stage: orStage(r.Opinion.Stage), Recipient: r.Address, Action: r.Opinion.Action.String(), Text: r.Opinion.Why,
+			})
+		}
+	}
+	m.Trace.End(trace.Event{
 		At: p.Now(), Stage: StageReceive, Action: "refused", Took: p.Now().Sub(m.Received), Text: d.Reply.Clean().String(),
 	})
-	p.Queue.Refused(ctx, m)
-	p.logFate(m)
-	return Result{Reply: d.Reply.Clean(), Each: d.Each}
 }
 
 func (p *Pipeline) commit(ctx context.Context, m *Message, d *Decision) Result {
@@ -233,7 +287,7 @@ func (p *Pipeline) commit(ctx context.Context, m *Message, d *Decision) Result {
 		p.Logger.Error("commit failed", "id", m.ID, "stage", StageQueue, "action", "defer", "why", err)
 		return Result{Reply: reply, Each: same(m, reply)}
 	}
-	p.logFate(m)
+	p.logFate(m, Reply{})
 	ok := accepted(m.ID.String())
 	for i := range d.Each {
 		if d.Each[i].Code == 0 {
@@ -252,17 +306,22 @@ func same(m *Message, r Reply) []Reply {
 }
 
 // logFate writes one line for a message whose fate has changed, and one for each
-// recipient whose fate is another.
-func (p *Pipeline) logFate(m *Message) {
+// recipient whose fate is another. refusal is what the peer was told no with:
+// then nobody gets the message, whatever was thought about him.
+func (p *Pipeline) logFate(m *Message, refusal Reply) {
+	logger := p.Logger
+	if refusal.Code != 0 {
+		logger = logger.With("reply", refusal.Clean().String())
+	}
 	strongest, all := m.strongest()
 	if all {
 		o := m.Recipients[0].Opinion
-		p.Logger.Info("message", "id", m.ID, "stage", orStage(o.Stage), "action", strongest.String(), "why", o.Why,
+		logger.Info("message", "id", m.ID, "stage", orStage(o.Stage), "action", strongest.String(), "why", o.Why,
 			"from", m.Sender, "recipients", len(m.Recipients), "size", m.Content.Size())
 		return
 	}
 	for _, r := range m.Recipients {
-		p.Logger.Info("message", "id", m.ID, "stage", orStage(r.Opinion.Stage), "action", r.Opinion.Action.String(),
+		logger.Info("message", "id", m.ID, "stage", orStage(r.Opinion.Stage), "action", r.Opinion.Action.String(),
 			"why", r.Opinion.Why, "from", m.Sender, "to", r.Address)
 	}
 }

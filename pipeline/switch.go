@@ -18,8 +18,12 @@ func NewSwitch(p *Pipeline) *Switch {
 	return s
 }
 
-// Set lets messages that begin from now on go through p.
-func (s *Switch) Set(p *Pipeline) { s.current.Store(p) }
+// Set lets messages that begin from now on go through p, which remembers the
+// deferrals of the one before (RULES A3 b). One caller at a time.
+func (s *Switch) Set(p *Pipeline) {
+	p.deferred = s.current.Load().deferred
+	s.current.Store(p)
+}
 
 // Recipient is Pipeline.Recipient; the message's first one chooses the pipeline.
 func (s *Switch) Recipient(ctx context.Context, m *Message, address string, params RecipientParams) Reply {

@@ -72,14 +72,12 @@ func (s *Stage) Name() string { return pipeline.StageAntiSpam }
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
 	answers := s.panel.Ask(ctx, m)
+	s.panel.Settle(m, answers)
 	for i := range answers {
 		s.take(m, &answers[i])
 	}
 	for _, r := range m.Recipients {
 		r.Take(s.threshold(m.Score + r.Score))
-	}
-	if err := s.panel.Settle(m, answers); err != nil {
-		return fmt.Errorf("apply the changes of anti-spam: %w", err)
 	}
 	if len(answers) > 0 {
 		s.stampScore(m)
@@ -96,7 +94,7 @@ func (s *Stage) take(m *pipeline.Message, a *pipeline.Answer) {
 			continue
 		}
 		v := a.For(r.Address)
-		r.Score += v.Score
+		r.Score = bounded(r.Score + v.Score)
 		r.Take(s.panel.Opinion(a, v))
 	}
 }
@@ -119,8 +117,14 @@ func (s *Stage) threshold(score float64) pipeline.Opinion {
 	return o
 }
 
+// bounded keeps a sum of finite scores finite, so that a later one still counts.
+func bounded(score float64) float64 { return min(max(score, -maxScore), maxScore) }
+
+const maxScore = 1e9
+
 // stampScore tells readers what the score was; recipients whose scores are equal
-// go on sharing a version.
+// go on sharing a version. Where that would make too many versions (RULES A4)
+// only the trace tells.
 func (s *Stage) stampScore(m *pipeline.Message) {
 	type key struct {
 		from  *pipeline.Version
@@ -132,7 +136,12 @@ func (s *Stage) stampScore(m *pipeline.Message) {
 		if done[k] == nil {
 			done[k] = r.Version.Front(pipeline.FormatField("X-Sluice-Score", format(k.score)))
 		}
-		r.Version = done[k]
+	}
+	if len(done) > pipeline.MaxVersions {
+		return
+	}
+	for _, r := range m.Recipients {
+		r.Version = done[key{r.Version, m.Score + r.Score}]
 	}
 }
 

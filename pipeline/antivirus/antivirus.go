@@ -56,6 +56,7 @@ func (s *Stage) Name() string { return pipeline.StageAntiVirus }
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
 	answers := s.panel.Ask(ctx, m)
+	s.panel.Settle(m, answers)
 	for i := range answers {
 		a := &answers[i]
 		for _, at := range a.Recipients {
@@ -66,9 +67,6 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 			}
 			r.Take(s.opinion(a, a.For(r.Address)))
 		}
-	}
-	if err := s.panel.Settle(m, answers); err != nil {
-		return fmt.Errorf("apply the changes of anti-virus: %w", err)
 	}
 	s.trace(m, time.Since(start))
 	return nil

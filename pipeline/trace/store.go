@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,8 +34,7 @@ var ErrNotFound = errors.New("no trace of that message")
 // Put adds a trace that begins to b, with what finds it.
 func Put(b *kv.Batch, id storage.ID, t *Trace) {
 	b.Set(headKey(id), AppendHead(make([]byte, 0, 256), &t.Head))
-	events := t.Events()
-	b.Set(eventKey(id, time.Time{}), AppendEvents(make([]byte, 0, 96*len(events)+8), events))
+	putEvents(b, id, t.Events())
 	words := append([]string{t.Head.Sender, t.Head.MessageID}, t.Head.Recipients...)
 	seen := make(map[uint64]bool, len(words))
 	for _, w := range words {
@@ -45,8 +45,26 @@ func Put(b *kv.Batch, id storage.ID, t *Trace) {
 	}
 }
 
+// putEvents writes the events with which a trace begins, under the first
+// nanoseconds of 1970, so many to a value that it stays well below an engine's
+// limit (RULES B2).
+func putEvents(b *kv.Batch, id storage.ID, events []Event) {
+	const many = 256 // in a value: 256 ends of 1 KiB and maxOctets of others are 768 KiB
+	for n := int64(0); ; n++ {
+		some := events[:min(len(events), many)]
+		b.Set(eventKey(id, time.Unix(0, n)), AppendEvents(make([]byte, 0, 96*len(some)+8), some))
+		if events = events[len(some):]; len(events) == 0 {
+			return
+		}
+	}
+}
+
 // Append adds later events of a message to b.
 func Append(b *kv.Batch, id storage.ID, at time.Time, events ...Event) {
+	events = slices.Clone(events)
+	for i := range events {
+		events[i].trim()
+	}
 	b.Set(eventKey(id, at), AppendEvents(make([]byte, 0, 128*len(events)), events))
 }
 

@@ -10,6 +10,8 @@
 package trace
 
 import (
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,8 @@ const (
 	MaxEvents  = 500
 	MaxReasons = 100 // in one event
 	MaxText    = 500 // octets of one text
+
+	maxOctets = 512 << 10 // of all events together, about; the ends come on top
 )
 
 // Trace is the story of one message. Head is fixed; events are added from any
@@ -30,6 +34,7 @@ type Trace struct {
 
 	mu      sync.Mutex
 	events  []Event
+	octets  int
 	dropped int
 }
 
@@ -67,26 +72,57 @@ type Event struct {
 	Text       string        `json:"text,omitempty"` // a reply, a failure, a place
 }
 
-// Add appends an event; its texts are cut to their limits.
-func (t *Trace) Add(e Event) {
-	e.Text = cut(e.Text)
-	if len(e.Reasons) > MaxReasons {
-		e.Reasons = e.Reasons[:MaxReasons]
-	}
+// Add appends an event, if there is room; its texts are cut to their limits.
+func (t *Trace) Add(e Event) { t.add(e, false) }
+
+// End appends the end of a recipient or of the whole message. There is always
+// room for it: where everybody ended is what a trace is for.
+func (t *Trace) End(e Event) { t.add(e, true) }
+
+func (t *Trace) add(e Event, always bool) {
+	octets := e.trim()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.events) >= MaxEvents {
+	if !always && (len(t.events) >= MaxEvents || t.octets+octets > maxOctets) {
 		t.dropped++
 		return
 	}
+	t.octets += octets
 	t.events = append(t.events, e)
 }
 
-// Events returns a copy of the events so far, in the order in which they were added.
+// trim cuts what is too long and returns about how much is left. What the event
+// shares with others is not changed.
+func (e *Event) trim() (octets int) {
+	e.Text = cut(e.Text)
+	octets = 100 + len(e.Text) + len(e.Recipient)
+	e.Reasons = slices.Clone(e.Reasons[:min(len(e.Reasons), MaxReasons)])
+	for i := range e.Reasons {
+		r := &e.Reasons[i]
+		r.Symbol, r.Text = cut(r.Symbol), cut(r.Text)
+		octets += 10 + len(r.Symbol) + len(r.Text)
+	}
+	e.Detections = e.Detections[:min(len(e.Detections), MaxReasons)]
+	for _, d := range e.Detections {
+		octets += len(d)
+	}
+	for _, c := range e.Changes {
+		octets += len(c)
+	}
+	return octets
+}
+
+// Events returns a copy of the events so far, in the order in which they were
+// added; the last one says how many were left out.
 func (t *Trace) Events() []Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return append([]Event(nil), t.events...)
+	list := append([]Event(nil), t.events...)
+	if t.dropped > 0 {
+		last := list[len(list)-1]
+		list = append(list, Event{At: last.At, Stage: last.Stage, Action: "cut", Text: fmt.Sprintf("%d more events were left out", t.dropped)})
+	}
+	return list
 }
 
 func cut(s string) string {

