@@ -41,6 +41,18 @@
 // the log; a body that cannot be read after its literal began closes the
 // connection, since the stream would be out of step.
 //
+// # What cannot be had from outside the library
+//
+// Known, and left until the wire is ours (storage/imapwire): commands over 48 KiB
+// (long UID sets) end the connection; an unknown command before the login does
+// too; SEARCHRES, and so IMAP4rev2, are not offered, since RETURN (SAVE) is taken
+// for ALL; ENABLE IMAP4rev2 is accepted all the same; unknown search keys are
+// answered NO [SERVERBUG] and not BAD; one message an APPEND; literals over 4 KiB
+// have to be synchronizing; LSUB cannot be told from LIST (SUBSCRIBED), so LSUB
+// with % shows no parents; the greeting's text is fixed; each session holds two
+// buffers of 4 KiB and, in IDLE, a second goroutine; commands run one at a time;
+// no CONDSTORE, QRESYNC, SORT, THREAD, QUOTA, ID, NOTIFY (LIBRARIES 2.2).
+//
 // RFC 3501, 2177 (IDLE), 2342 (NAMESPACE), 3348 (CHILDREN), 3516 (BINARY), 3691
 // (UNSELECT), 4315 (UIDPLUS), 4731 (ESEARCH), 4959 (SASL-IR), 5161 (ENABLE), 5258
 // (LIST-EXTENDED), 5530, 5819 (LIST-STATUS), 6154 (SPECIAL-USE), 6851 (MOVE), 6855

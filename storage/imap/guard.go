@@ -301,7 +301,8 @@ func (g *guard) begin(line []byte) (skip bool, err error) {
 		g.consume(len(line))
 		return true, g.startTLS()
 	case g.verb == "ID" && !strings.HasSuffix(text, "}") && len(line) < 200:
-		// RFC 2971. The library would cut the connection of a client without login.
+		// RFC 2971, though it is not offered. The library would cut the connection of a
+		// client without login.
 		g.consume(len(line))
 		return true, g.w.send([]byte("* ID NIL\r\n" + g.tag + " OK ID completed\r\n"))
 	}

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"errors"
 	"net/mail"
 	"slices"
 	"strings"
@@ -9,7 +10,6 @@ import (
 	goimap "github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapserver"
 	"github.com/sluicemail/sluice/storage"
-	"github.com/sluicemail/sluice/storage/kv"
 )
 
 // Bounds of one SEARCH.
@@ -39,8 +39,8 @@ func truthOf(b bool) truth {
 	return no_
 }
 
-// node is a criterion. place is that of the message in the session's sequence,
-// text is nil as long as the content was not opened.
+// node is a criterion. place is that of the message in the session's sequence;
+// text is nil as long as only the record is known.
 type node func(m *storage.Message, place int, text *messageText) truth
 
 // Search answers SEARCH (RFC 3501 section 6.4.4, RFC 4731).
@@ -114,20 +114,28 @@ type searcher struct {
 	found []int // places, ascending
 }
 
+// piece asks of each message first its record, then its structure, and last its
+// content, as far as that is needed.
 func (r *searcher) piece(uids []storage.UID) error {
 	ctx, cancel := r.s.command()
 	defer cancel()
 	var open []*storage.Message // the content decides
 	var sure []int
-	var pos kv.Pos
-	err := r.s.srv.o.Store.View(ctx, r.s.account, func(v *storage.View) error {
-		pos = v.Pos()
+	err := r.s.view(ctx, func(v *storage.View) error {
 		return v.MessagesOf(r.box.id, uids, func(m *storage.Message) (bool, error) {
 			at, ok := r.box.seq.Index(m.UID)
 			if !ok {
 				return true, nil
 			}
-			switch r.match(m, at, nil) {
+			t := r.match(m, at, nil)
+			if t == maybe {
+				sum, err := v.Summary(m)
+				if err != nil {
+					return false, err
+				}
+				t = r.match(m, at, &messageText{sum: sum})
+			}
+			switch t {
 			case yes:
 				sure = append(sure, at)
 			case maybe:
@@ -136,9 +144,6 @@ func (r *searcher) piece(uids []storage.UID) error {
 			return true, nil
 		})
 	})
-	if err == nil {
-		err = r.s.srv.o.Store.WaitDurable(ctx, pos)
-	}
 	if err != nil {
 		return err
 	}
@@ -167,6 +172,9 @@ func (r *searcher) read(m *storage.Message, at int) (bool, error) {
 	text := &messageText{ctx: ctx, store: r.s.srv.o.Store, m: m, end: r.end}
 	defer text.close()
 	hit := r.match(m, at, text) == yes
+	if errors.Is(text.err, storage.ErrNoContent) { // expunged meanwhile, and collected
+		return false, nil
+	}
 	return hit, text.err
 }
 
@@ -290,35 +298,35 @@ func day(t time.Time) time.Time {
 	return time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
 }
 
-// content are the criteria that the content answers.
+// content are the criteria that the structure or the content answers.
 func (c *compiler) content(k *goimap.SearchCriteria) []node {
 	var list []node
-	add := func(n func(t *messageText) bool) {
+	add := func(n func(t *messageText) truth) {
 		c.texts++
 		list = append(list, func(_ *storage.Message, _ int, t *messageText) truth {
 			if t == nil {
 				return maybe
 			}
-			return truthOf(n(t))
+			return n(t)
 		})
 	}
 	if d := k.SentSince; !d.IsZero() {
-		add(func(t *messageText) bool { sent, ok := t.sent(); return ok && !sent.Before(day(d)) })
+		add(func(t *messageText) truth { return t.sent(func(sent time.Time) bool { return !sent.Before(day(d)) }) })
 	}
 	if d := k.SentBefore; !d.IsZero() {
-		add(func(t *messageText) bool { sent, ok := t.sent(); return ok && sent.Before(day(d)) })
+		add(func(t *messageText) truth { return t.sent(func(sent time.Time) bool { return sent.Before(day(d)) }) })
 	}
 	for _, h := range k.Header {
 		value := strings.ToLower(h.Value)
-		add(func(t *messageText) bool { return t.header(h.Key, value) })
+		add(func(t *messageText) truth { return t.header(h.Key, value) })
 	}
 	for _, b := range k.Body {
 		needle := strings.ToLower(b)
-		add(func(t *messageText) bool { return t.body(needle) })
+		add(func(t *messageText) truth { return t.body(needle) })
 	}
 	for _, b := range k.Text {
 		needle := strings.ToLower(b)
-		add(func(t *messageText) bool { return t.header("", needle) || t.body(needle) })
+		add(func(t *messageText) truth { return max(t.header("", needle), t.body(needle)) })
 	}
 	return list
 }

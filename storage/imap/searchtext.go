@@ -15,8 +15,9 @@ import (
 // maxSearchHeader bounds what SEARCH reads of a header.
 const maxSearchHeader = 1 << 20
 
-// messageText is a message opened for SEARCH, as far as the criteria need it.
-// After an error everything is false and err says why.
+// messageText is a message for SEARCH, as far as the criteria need it. With the
+// structure alone (store is nil) what would need the content is maybe. After an
+// error everything is false and err says why.
 type messageText struct {
 	ctx   context.Context
 	store *storage.Store
@@ -60,21 +61,29 @@ func (t *messageText) open() bool {
 	return true
 }
 
-// sent is the day of the Date field.
-func (t *messageText) sent() (time.Time, bool) {
-	if !t.open() {
-		return time.Time{}, false
+// sent asks the day of the Date field.
+func (t *messageText) sent(ask func(time.Time) bool) truth {
+	if t.sum == nil && !t.open() {
+		return no_
 	}
 	d, ok := parseDate(t.sum.Envelope.Date)
-	return day(d), ok
+	return truthOf(ok && ask(day(d)))
 }
 
 // header says whether a field called name (any if "") holds value, which is in
 // lower case; encoded words are decoded first. An empty value asks for the field
 // alone (RFC 3501 section 6.4.4).
-func (t *messageText) header(name, value string) bool {
+func (t *messageText) header(name, value string) truth {
+	if t.content == nil && t.err == nil {
+		if answer, ok := t.envelope(name, value); ok {
+			return answer
+		}
+		if t.store == nil {
+			return maybe
+		}
+	}
 	if !t.open() {
-		return false
+		return no_
 	}
 	for _, f := range t.fields {
 		if name != "" && !strings.EqualFold(f.Name, name) {
@@ -84,20 +93,58 @@ func (t *messageText) header(name, value string) bool {
 		if name == "" {
 			begin = f.Start
 		}
-		text := strings.NewReplacer("\r", "", "\n", "").Replace(string(t.head[begin:f.End]))
-		if strings.Contains(strings.ToLower(mime.DecodeWords(text)), value) {
-			return true
+		if holds(string(t.head[begin:f.End]), value) {
+			return yes
 		}
 	}
-	return false
+	return no_
+}
+
+// holds looks for value in a field, decoded and without its folds.
+func holds(text, value string) bool {
+	text = strings.NewReplacer("\r", "", "\n", "").Replace(text)
+	return strings.Contains(strings.ToLower(mime.DecodeWords(text)), value)
+}
+
+// envelope answers for the fields that SEARCH knows by name: those keys are about
+// the envelope structure (RFC 3501 section 6.4.4). ok is false if the header has
+// to be read: other fields, and envelopes that do not show everything.
+func (t *messageText) envelope(name, value string) (answer truth, ok bool) {
+	const partial = mime.LimitKept | mime.LimitHeader | mime.DuplicateField
+	if t.sum == nil || value == "" || t.sum.Opaque || t.sum.Defects&partial != 0 {
+		return no_, false
+	}
+	env := &t.sum.Envelope
+	var list []mime.Address
+	switch strings.ToLower(name) {
+	case "subject":
+		return truthOf(holds(env.Subject, value)), true
+	case "from":
+		list = env.From
+	case "to":
+		list = env.To
+	case "cc":
+		list = env.Cc
+	case "bcc":
+		list = env.Bcc
+	default:
+		return no_, false
+	}
+	for i := range list {
+		a := &list[i]
+		if holds(a.Name+" <"+a.Mailbox+"@"+a.Host+">", value) {
+			return yes, true
+		}
+	}
+	return no_, true
 }
 
 // body says whether a text part holds needle, which is in lower case.
-func (t *messageText) body(needle string) bool {
-	if !t.open() {
-		return false
+func (t *messageText) body(needle string) truth {
+	if t.store == nil {
+		return maybe
 	}
-	return t.search(t.sum.Root, needle)
+	return truthOf(t.open() && t.search(t.sum.Root, needle))
 }
 
 func (t *messageText) search(p *mime.Part, needle string) bool {
@@ -115,16 +162,16 @@ func (t *messageText) search(p *mime.Part, needle string) bool {
 		r = section
 	}
 	charset, _ := p.Param("charset")
-	found, err := t.scan(mime.TextReader(charset, r), needle)
+	found, err := t.scan(mime.TextReader(charset, r), min(p.Size()+64, 32<<10), needle)
 	if err != nil {
 		t.err = fmt.Errorf("search part: %w", err)
 	}
 	return found
 }
 
-// scan looks for needle in r piece by piece, case aside.
-func (t *messageText) scan(r io.Reader, needle string) (bool, error) {
-	buf := make([]byte, 32<<10)
+// scan looks for needle in r, a window at a time, case aside.
+func (t *messageText) scan(r io.Reader, window int64, needle string) (bool, error) {
+	buf := make([]byte, window)
 	have := 0 // octets of an unfinished character
 	tail := ""
 	for {
