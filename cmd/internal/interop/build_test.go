@@ -30,17 +30,22 @@ var sluiceProgram = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("SLUICE_BIN"); path != "" {
 		return filepath.Abs(path)
 	}
-	return build("sluice", "github.com/sluicemail/sluice/cmd/sluice")
+	return build("sluice", "github.com/sluicemail/sluice/cmd/sluice", raceFlags()...)
 })
+
+// raceFlags are the flags that put the race detector into a program, if it is in
+// this test.
+func raceFlags() []string {
+	if raceEnabled {
+		return []string{"-race"}
+	}
+	return nil
+}
 
 // build compiles a package of this module and returns the program's path.
 func build(name, pkg string, flags ...string) (string, error) {
 	path := filepath.Join(binDir, name)
-	args := []string{"build", "-o", path}
-	if raceEnabled {
-		args = append(args, "-race")
-	}
-	args = append(append(args, flags...), pkg)
+	args := append(append([]string{"build", "-o", path}, flags...), pkg)
 	out, err := exec.Command("go", args...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
