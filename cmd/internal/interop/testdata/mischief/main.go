@@ -61,6 +61,8 @@ func (p *mischief) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		return sdk.Verdict{Action: sdk.Action(99)}, nil
 	case "reply-injection":
 		return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 250, Enhanced: "9.9.9", Text: "no\r\n250 2.0.0 fine\x00"}}, nil
+	case "reject":
+		return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 554, Enhanced: "5.7.1", Text: "no mischief here"}}, nil
 	case "field-injection":
 		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A: b\r\nX-C", Value: "d\r\n\r\nbody"}}}, nil
 	case "forbidden-change":
