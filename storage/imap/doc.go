@@ -48,8 +48,7 @@
 // too; SEARCHRES, and so IMAP4rev2, are not offered, since RETURN (SAVE) is taken
 // for ALL; ENABLE IMAP4rev2 is accepted all the same; unknown search keys are
 // answered NO [SERVERBUG] and not BAD; one message an APPEND; literals over 4 KiB
-// have to be synchronizing; LSUB cannot be told from LIST (SUBSCRIBED), so LSUB
-// with % shows no parents; the greeting's text is fixed; each session holds two
+// have to be synchronizing; the greeting's text is fixed; each session holds two
 // buffers of 4 KiB and, in IDLE, a second goroutine; commands run one at a time;
 // no CONDSTORE, QRESYNC, SORT, THREAD, QUOTA, ID, NOTIFY (LIBRARIES 2.2).
 //

@@ -199,6 +199,9 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 	if len(patterns) == 0 { // asks for the delimiter only
 		return w.WriteList(&goimap.ListData{Attrs: []goimap.MailboxAttr{goimap.MailboxAttrNoSelect}, Delim: delimiter})
 	}
+	// LSUB with % shows levels above subscriptions (RFC 3501 section 6.3.9); the
+	// library does not tell it from LIST (SUBSCRIBED).
+	parents := s.w.guard.verb == "LSUB" && strings.Contains(patterns[0], "%")
 	for i, p := range patterns {
 		patterns[i] = ref + p
 	}
@@ -212,6 +215,9 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 				continue
 			}
 			d, ok := t.listData(name, o)
+			if !ok && parents && t.subBelow[name] {
+				d.Attrs, ok = []goimap.MailboxAttr{goimap.MailboxAttrNoSelect}, true
+			}
 			if !ok {
 				continue
 			}
