@@ -13,6 +13,8 @@ type entry struct {
 	id   AccountID
 	lock chan struct{} // holds one token while the account is free
 
+	threads threadMemory // guarded by lock
+
 	// Guarded by cache.mu.
 	refs    int           // running operations
 	watches int           // sessions that watch: the entry stays, its state may go
@@ -71,7 +73,7 @@ func (c *cache) acquire(id AccountID) *entry {
 // release gives the entry back and drops what is over the limits.
 func (c *cache) release(e *entry) {
 	e.mu.Lock()
-	cost := int64(200)
+	cost := int64(1800) // the entry and its threadMemory
 	if e.state != nil {
 		cost = e.state.cost
 	}

@@ -113,42 +113,6 @@ func (tx *Tx) put(box MailboxID, uid UID, r *record) {
 	tx.batch.Set(a[start:mid:mid], a[mid:len(a):len(a)])
 }
 
-// thread finds the conversation that a message belongs to: that of a message it refers to (References, In-Reply-To), or of
-// the same Message-ID; else it begins one (RFC 8474 section 5.2).
-func (tx *Tx) thread(info *ContentInfo, instance ID) (ID, error) {
-	found, at := ID{}, -1
-	for i, hash := range info.Thread {
-		if hash == 0 {
-			continue
-		}
-		value, err := tx.get(tx.build(func(b []byte) []byte { return appendThreadKey(b, tx.id, hash) }))
-		if err != nil {
-			return ID{}, fmt.Errorf("look for the thread: %w", err)
-		}
-		if len(value) == len(found) {
-			copy(found[:], value)
-			at = i
-			break
-		}
-	}
-	if at < 0 {
-		found = instance
-	}
-	// Its own Message-ID, so that answers find it; and what it refers to, in case that comes later.
-	for i, hash := range info.Thread[:min(len(info.Thread), 3)] {
-		if hash == 0 || i == at || at == 0 {
-			continue
-		}
-		start := len(tx.arena)
-		tx.arena = appendThreadKey(tx.arena, tx.id, hash)
-		mid := len(tx.arena)
-		tx.arena = append(tx.arena, found[:]...)
-		a := tx.arena
-		tx.batch.Set(a[start:mid:mid], a[mid:len(a):len(a)])
-	}
-	return found, nil
-}
-
 const systemFlags = Seen | Answered | Flagged | Deleted | Draft
 
 // Message returns one message as this update sees it, or ErrNoMessage.

@@ -18,6 +18,7 @@ const maxBatch = 15 << 20
 type Tx struct {
 	s     *Store
 	ctx   context.Context
+	e     *entry
 	id    AccountID
 	now   time.Time
 	base  *accountState
@@ -31,7 +32,8 @@ type Tx struct {
 	names    map[string]MailboxID // a copy, if names changed
 	subs     []string
 	subsNew  bool
-	purge    bool              // a mailbox was deleted
+	purge    bool // a mailbox was deleted
+	threads  []threadOf
 	overlay  map[string][]byte // what batch sets (nil: deletes), as far as ops were looked at
 	overlaid int
 }
@@ -72,7 +74,7 @@ func (s *Store) update(ctx context.Context, account AccountID, first *accountSta
 	}
 	tx := txPool.Get().(*Tx)
 	defer tx.free()
-	tx.s, tx.ctx, tx.id, tx.base, tx.nums, tx.now = s, ctx, account, state, state.nums, s.clock()
+	tx.s, tx.ctx, tx.e, tx.id, tx.base, tx.nums, tx.now = s, ctx, e, account, state, state.nums, s.clock()
 	if err := fn(tx); err != nil {
 		return 0, err
 	}
@@ -85,7 +87,7 @@ func (tx *Tx) free() {
 		return
 	}
 	tx.batch.Reset()
-	*tx = Tx{batch: tx.batch, arena: tx.arena[:0], dirty: tx.dirty[:0]}
+	*tx = Tx{batch: tx.batch, arena: tx.arena[:0], dirty: tx.dirty[:0], threads: tx.threads[:0]}
 	clear(tx.dirty[:cap(tx.dirty)])
 	txPool.Put(tx)
 }
@@ -115,6 +117,7 @@ func (tx *Tx) commit(e *entry) (kv.Pos, error) {
 	}
 	e.pos = pos
 	e.state = tx.publish(e)
+	e.threads.add(tx.threads)
 	if len(e.watchers) > 0 && !e.pending {
 		e.pending = true
 		tx.s.tail.tell(e)
