@@ -92,7 +92,9 @@ func TestMischief(t *testing.T) {
 					s.t = t
 					id := "mischief." + test.word + "@example.org"
 					got, reply := s.sendMischief(id, test.word)
-					if got != want {
+					// A slow machine may run out of time before it runs out of memory.
+					late := test.word == "memory" && (got == unscanned || got == deferred)
+					if got != want && !late {
 						t.Errorf("the message was %v (%s), want %v", got, reply, want)
 					}
 					s.scannedAgain(test.word)
@@ -303,13 +305,14 @@ func (s *site) usage() usage {
 }
 
 // demandUsage waits until the server holds no more than before, with some room:
-// the kernel's view of memory lags behind, and Go keeps threads.
+// the kernel's view of memory lags behind, and Go keeps threads. (With the race
+// detector the memory says nothing.)
 func (s *site) demandUsage(before usage) {
 	s.t.Helper()
 	var now usage
 	for range 300 {
 		now = s.usage()
-		if now.rss <= before.rss+64<<20 && now.files <= before.files+10 && now.children <= before.children {
+		if (now.rss <= before.rss+64<<20 || raceEnabled) && now.files <= before.files+10 && now.children <= before.children {
 			s.t.Logf("before %+v, after %+v", before, now)
 			return
 		}
