@@ -10,9 +10,10 @@
 //     LMTP, with bare LF made CRLF (RULES A5). What receive adds (Received; Date and Message-ID for submission) and takes
 //     away (Return-Path; Bcc for submission) are changes of the message's version, not of its octets.
 //   - Commands are taken in RFC 5321's order. Replies have enhanced codes (RFC 2034) and never the text of an inner error.
-//   - Every read and write has a deadline, every line, header, message, recipient list and connection a limit. An idle
+//   - Every read and write has a deadline, every line, header, message, recipient list and connection a limit. A
 //     connection takes about 16 KiB, most of it the library's two buffers and a goroutine's stack, and some 14 more under
-//     TLS; while it sends, a buffer of 16 KiB from a pool, and the spool, which has a budget shared by all.
+//     TLS; after a second without a command, and without a login, the library is out of it (rest.go) and 8 KiB are left.
+//     While it sends it has a buffer of 16 KiB from a pool, and the spool, which has a budget shared by all.
 //
 // It owns the connection from Accept to Close and each message until Pipeline.Submit, nothing durable. It reads from
 // strangers: commands (command.go, path.go), content (scan.go); both have fuzz targets.

@@ -57,6 +57,10 @@ type gate struct {
 	pendingHelo string    // of the EHLO that the library works on
 	orcpt       string    // its ORCPT parameter as sent
 	session     *session
+	resting     bool      // the library has to go: the client is silent
+	lineBy      time.Time // by when the next command has to be here; zero: not waited for yet
+	again       []byte    // the EHLO that a new library server is told
+	mute        bool      // its answers so far are not for the client
 	commands    int
 	errors      int
 	refused     int // RCPT
@@ -92,6 +96,11 @@ func (g *gate) Read(b []byte) (n int, err error) {
 			n, err = 0, io.EOF
 		}
 	}()
+	if g.again != nil {
+		g.line, g.again = g.again, nil
+	} else {
+		g.mute = false
+	}
 	for len(g.line) == 0 {
 		if g.chunk > 0 {
 			return g.readChunk(b)
@@ -103,6 +112,9 @@ func (g *gate) Read(b []byte) (n int, err error) {
 			g.log("connection closed", "why", "too many errors", "errors", g.errors, "refused", g.refused)
 			g.die("421 4.7.0 " + g.server.options.Hostname + " Too many errors")
 			continue
+		}
+		if g.pause() {
+			return 0, io.EOF
 		}
 		g.command()
 	}
@@ -133,7 +145,7 @@ func (g *gate) Write(p []byte) (int, error) {
 	if !g.begun {
 		g.begin()
 	}
-	if g.dead || g.closed {
+	if g.dead || g.closed || g.mute {
 		return len(p), nil
 	}
 	g.out = append(g.out, p...)
@@ -194,6 +206,11 @@ func (g *gate) fill(within time.Duration, deadline time.Time) error {
 	if !deadline.IsZero() && deadline.Before(until) {
 		until = deadline
 	}
+	return g.wait(until)
+}
+
+// wait reads at least one octet into buf, which has room. After an error the gate is dead.
+func (g *gate) wait(until time.Time) error {
 	if !g.arm(until) {
 		g.die("421 4.3.2 " + g.server.options.Hostname + " Going down, please try again later")
 		return io.ErrUnexpectedEOF
@@ -300,6 +317,11 @@ func (g *gate) reply(code int, enhanced, text string) {
 // Close is called by the library when the session has ended, perhaps more than once.
 func (g *gate) Close() error {
 	if g.closed {
+		return nil
+	}
+	if g.resting {
+		g.resting = false
+		go g.rest()
 		return nil
 	}
 	g.flush(farewellTime)

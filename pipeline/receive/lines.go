@@ -20,7 +20,8 @@ func (g *gate) readLine() (line []byte, ok bool) {
 	if g.sasl {
 		limit = maxAuthLine
 	}
-	var deadline time.Time
+	deadline := g.lineBy
+	g.lineBy = time.Time{}
 	for skipped, seen := 0, 0; ; {
 		if feed := bytes.IndexByte(g.buf[g.r+seen:g.w], '\n'); feed >= 0 {
 			stop := g.r + seen + feed + 1

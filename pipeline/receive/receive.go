@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -14,8 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/emersion/go-smtp"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
@@ -82,6 +79,8 @@ type Options struct {
 	Ready               func() pipeline.Reply // asked at each MAIL; not OK when there is no room for mail; nil: always OK
 	Logger              *slog.Logger
 	Clock               func() time.Time // nil: time.Now
+
+	restAfter time.Duration // in tests; 0: restAfter
 }
 
 // Server receives on any number of listeners. Make one with New; a Server is not used again after Shutdown.
@@ -119,6 +118,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.restAfter == 0 {
+		o.restAfter = restAfter
 	}
 	if o.Ready == nil {
 		o.Ready = func() pipeline.Reply { return pipeline.Reply{} }
@@ -158,7 +160,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// start gives a connection to a library server of its own, which runs it in a goroutine of its own.
+// start takes a connection into the books and lets it run.
 func (s *Server) start(raw net.Conn) {
 	g := newGate(s, raw)
 	s.mu.Lock()
@@ -170,40 +172,7 @@ func (s *Server) start(raw net.Conn) {
 	s.gates[g] = struct{}{}
 	s.mu.Unlock()
 
-	lib := smtp.NewServer(smtp.BackendFunc(g.newSession))
-	lib.Domain = s.options.Hostname
-	lib.LMTP = s.options.Protocol == LMTP
-	lib.MaxRecipients = s.options.Config.MaxRecipients
-	lib.MaxMessageBytes = s.options.Config.MaxSize.Int64()
-	lib.MaxLineLength = 0 // it would hold for content too; the gate has limits of its own
-	lib.EnableSMTPUTF8, lib.EnableDSN = true, true
-	lib.AllowInsecureAuth = true // the gate knows about TLS, the library does not
-	lib.ErrorLog = s.errors
-	if !s.options.ImplicitTLS {
-		lib.TLSConfig = s.tls // only so that EHLO offers STARTTLS
-	}
-	g.lib = lib
-	_ = lib.Serve(&once{conn: g}) // starts the goroutine and returns
-}
-
-// once is a listener with one connection.
-type once struct{ conn net.Conn }
-
-func (o *once) Accept() (net.Conn, error) {
-	if c := o.conn; c != nil {
-		o.conn = nil
-		return c, nil
-	}
-	return nil, io.EOF
-}
-
-func (o *once) Close() error   { return nil }
-func (o *once) Addr() net.Addr { return &net.TCPAddr{} }
-
-// newSession is the library's call at the first EHLO.
-func (g *gate) newSession(*smtp.Conn) (smtp.Session, error) {
-	g.session.greet()
-	return g.session, nil
+	g.serve()
 }
 
 // cutOffTime is how long Shutdown waits for sessions that it has cut off.
