@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -367,5 +368,48 @@ func TestConfigProblems(t *testing.T) {
 	}
 	if err := (&Config{CacheAccounts: 1, CacheSize: 1 << 20, MaxMailboxes: 6}).Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCollectRounds has more garbage than a round takes, some of it being read or young, and in between content in use.
+func TestCollectRounds(t *testing.T) {
+	now := time.Date(2026, 11, 21, 20, 0, 0, 0, time.UTC)
+	s := openMemory(t, func(o *Options) { o.Clock = func() time.Time { return now } })
+	var b kv.Batch
+	var ids []ContentID
+	for i := range 2*collectRound + 100 {
+		p := put(t, s, fmt.Sprintf("a: %d\r\n\r\n", i))
+		p.Put(&b, "")
+		if i%100 == 7 {
+			s.AddRef(&b, p.id, "queue/1")
+		}
+		if i%100 == 9 {
+			b.Set(appendGCKey(nil, p.id, s.ids.New(now.Add(time.Hour))), nil) // dropped once more, lately
+		}
+		b.Set(appendGCKey(nil, p.id, s.NewID()), nil)
+		ids = append(ids, p.id)
+	}
+	if _, err := s.engine.Apply(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.OpenContent(t.Context(), ids[3], 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	now = now.Add(30 * time.Minute)
+	if err := s.CollectNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range ids {
+		_, err := s.ContentInfo(t.Context(), id, 0)
+		if want := i%100 == 7 || i%100 == 9 || i == 3; want != (err == nil) {
+			t.Errorf("content %d: %v, want it there: %v", i, err, want)
+		}
+	}
+	for i, want := range map[int]bool{0: false, 3: true, 7: false, 9: true} {
+		if got, err := hasKey(t.Context(), s.engine, append([]byte(ownerGC), ids[i][:]...)); err != nil || got != want {
+			t.Errorf("content %d is on the collector's list: %v, %v, want %v", i, got, err, want)
+		}
 	}
 }

@@ -69,29 +69,23 @@ func (s *Store) runCollector(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for {
-			more, err := s.collect(ctx)
-			if err != nil && ctx.Err() == nil {
-				s.log.Error("store: collect content that nobody needs", "err", err)
-			}
-			if !more || err != nil {
-				break
-			}
+		if err := s.CollectNow(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("store: content that nobody needs stays for now", "err", err)
 		}
 	}
 }
 
 // CollectNow does the collector's rounds at once, for tests and for an operator who needs the space.
+//
+// Each round goes on behind the one before, so that what was deleted already is walked over once.
 func (s *Store) CollectNow(ctx context.Context) error {
-	for {
-		more, err := s.collect(ctx)
-		if err != nil {
+	for from := []byte(ownerGC); from != nil; {
+		var err error
+		if from, err = s.collect(ctx, from); err != nil {
 			return fmt.Errorf("collect content: %w", err)
 		}
-		if !more {
-			return nil
-		}
 	}
+	return nil
 }
 
 // collectRound bounds one batch of the collector.
@@ -104,13 +98,13 @@ type candidate struct {
 	newest time.Time
 }
 
-// collect does one round; more says that there may be work left.
-func (s *Store) collect(ctx context.Context) (more bool, err error) {
+// collect does one round over the entries from a key on, and returns where the next one begins, or nil.
+func (s *Store) collect(ctx context.Context, from []byte) (next []byte, err error) {
 	s.content.collecting.Lock()
 	defer s.content.collecting.Unlock()
-	list, more, err := s.candidates(ctx)
+	list, next, err := s.candidates(ctx, from)
 	if err != nil || len(list) == 0 {
-		return false, err
+		return nil, err
 	}
 	var b kv.Batch
 	var files []blob.Ref
@@ -125,7 +119,7 @@ func (s *Store) collect(ctx context.Context) (more bool, err error) {
 	for _, c := range list {
 		used, err := hasKey(ctx, s.engine, appendRefKey(nil, c.id, ""))
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if !used {
 			if !s.content.retire(c.id) {
@@ -134,7 +128,7 @@ func (s *Store) collect(ctx context.Context) (more bool, err error) {
 			going = append(going, c.id)
 			ref, err := s.deleteContent(ctx, &b, c.id)
 			if err != nil {
-				return false, err
+				return nil, err
 			}
 			if ref.Kind == blob.File {
 				files = append(files, ref)
@@ -145,21 +139,21 @@ func (s *Store) collect(ctx context.Context) (more bool, err error) {
 		}
 	}
 	if b.Len() == 0 {
-		return false, nil
+		return next, nil
 	}
 	pos, err := s.engine.Apply(ctx, &b)
 	if err == nil {
 		err = s.engine.WaitDurable(ctx, pos) // only then may the file go (RULES B4)
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for _, ref := range files {
 		if err := s.blobs.Remove(ref); err != nil {
 			s.log.Error("store: a content file without a use stays; store verify finds it", "err", err)
 		}
 	}
-	return more, nil
+	return next, nil
 }
 
 // retire marks a content that has no reader as going.
@@ -173,34 +167,34 @@ func (c *contents) retire(id ContentID) bool {
 	return true
 }
 
-// candidates returns contents whose entries are all older than CollectAfter.
-func (s *Store) candidates(ctx context.Context) (list []candidate, more bool, err error) {
+// candidates returns contents from a key on whose entries are all older than CollectAfter, and where to go on, or nil.
+func (s *Store) candidates(ctx context.Context, from []byte) (list []candidate, next []byte, err error) {
 	limit := s.clock().Add(-s.o.CollectAfter)
-	prefix := []byte(ownerGC)
-	err = s.engine.Scan(ctx, prefix, prefixEnd(prefix), false, func(key, _ []byte) (bool, error) {
+	dropYoung := func() {
+		if n := len(list); n > 0 && list[n-1].newest.After(limit) {
+			list = list[:n-1]
+		}
+	}
+	err = s.engine.Scan(ctx, from, prefixEnd([]byte(ownerGC)), false, func(key, _ []byte) (bool, error) {
 		if len(key) != len(ownerGC)+2*id.Size {
 			return false, fmt.Errorf("key %q: %w", key, errCorrupt)
 		}
-		id := ContentID(key[len(ownerGC):][:id.Size])
-		if n := len(list); n == 0 || list[n-1].id != id {
-			if n > 0 && list[n-1].newest.After(limit) {
-				list = list[:n-1]
-			}
+		content := ContentID(key[len(ownerGC):][:id.Size])
+		if n := len(list); n == 0 || list[n-1].id != content {
+			dropYoung()
 			if len(list) >= collectRound {
-				more = true
+				next = bytes.Clone(key)
 				return false, nil
 			}
-			list = append(list, candidate{id: id})
+			list = append(list, candidate{id: content})
 		}
 		c := &list[len(list)-1]
 		c.keys = append(c.keys, bytes.Clone(key))
-		c.newest = ID(key[len(key)-len(ID{}):]).Time()
+		c.newest = ID(key[len(ownerGC)+id.Size:]).Time()
 		return true, nil
 	})
-	if n := len(list); n > 0 && list[n-1].newest.After(limit) {
-		list = list[:n-1]
-	}
-	return list, more, err
+	dropYoung()
+	return list, next, err
 }
 
 // deleteContent adds the removal of a content to b and returns where its octets are.

@@ -125,6 +125,10 @@ func (tx *Tx) Message(mailbox MailboxID, uid UID) (*Message, error) {
 	return decodeMessage(value, err, b, uid)
 }
 
+// maxItems bounds the messages that one call of an update works on; callers go in steps of a few thousand (the batch has a
+// limit, too).
+const maxItems = 100_000
+
 // item is a message that an update works on.
 type item struct {
 	uid UID
@@ -146,6 +150,9 @@ func (tx *Tx) items(b *box, uids []UID) ([]item, error) {
 	}
 	tx.look()
 	add := func(uid UID, value []byte) error {
+		if len(out) >= maxItems {
+			return ErrTooLarge
+		}
 		it := item{uid: uid}
 		if err := decodeRecord(value, &it.record); err != nil {
 			return fmt.Errorf("read UID %d: %w", uid, err)
