@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,7 +33,10 @@ func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.
 			Params:  pipeline.RecipientParams{Notify: []string{"NEVER"}}, // never a notice about a notice
 		}},
 	}
-	if err := n.write(ctx, m, notice); err != nil {
+	switch err := n.write(ctx, m, notice); {
+	case errors.Is(err, dsn.ErrAddress), errors.Is(err, dsn.ErrNullSender), errors.Is(err, dsn.ErrNotWanted):
+		return nil, err.Error(), nil // trying again would not help
+	case err != nil:
 		return nil, "", err
 	}
 	m.Trace.Head = trace.Head{
@@ -54,7 +58,7 @@ func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.
 // write gives m the content of the notice.
 func (n *notifier) write(ctx context.Context, m *pipeline.Message, notice *queue.Notice) error {
 	report := n.report(m, notice)
-	original, err := n.store.OpenContent(ctx, notice.Entry.Content, notice.Recipient.Variant, nil)
+	original, err := n.store.OpenContent(ctx, notice.Entry.Content, notice.About[0].Recipient.Variant, nil)
 	if err != nil {
 		return fmt.Errorf("open the original of %s: %w", notice.Entry.ID, err)
 	}
@@ -74,21 +78,30 @@ func (n *notifier) write(ctx context.Context, m *pipeline.Message, notice *queue
 	if params.EightBit {
 		m.Params.Body = "8BITMIME"
 	}
-	return m.SetContent(draft)
+	if err := m.SetContent(draft); err != nil {
+		draft.Discard()
+		return err
+	}
+	return nil
 }
 
 func (n *notifier) report(m *pipeline.Message, notice *queue.Notice) *dsn.Report {
-	e, r := notice.Entry, notice.Recipient
-	told := dsn.Recipient{
-		Address: r.Address, ORcpt: r.Params.ORcpt, Notify: r.Params.Notify, Action: dsn.Failed,
-		Why: notice.Outcome.Text, LastAttempt: notice.Outcome.Start,
-	}
-	if notice.Kind == queue.NoticeDelayed {
-		told.Action = dsn.Delayed
+	e := notice.Entry
+	var told []dsn.Recipient
+	for _, about := range notice.About {
+		r := about.Recipient
+		one := dsn.Recipient{
+			Address: r.Address, ORcpt: r.Params.ORcpt, Notify: r.Params.Notify, Action: dsn.Failed,
+			Why: about.Outcome.Text, LastAttempt: about.Outcome.Start,
+		}
+		if about.Kind == queue.NoticeDelayed {
+			one.Action = dsn.Delayed
+		}
+		told = append(told, one)
 	}
 	return &dsn.Report{
 		ID: m.ID.String(), ReportingMTA: n.hostname, Postmaster: n.postmaster(), Date: m.Received,
 		Sender: e.Sender, QueueID: e.ID.String(), Arrival: e.Received, EnvelopeID: e.Params.EnvID,
-		Ret: e.Params.Ret, SMTPUTF8: e.Params.SMTPUTF8, Recipients: []dsn.Recipient{told},
+		Ret: e.Params.Ret, SMTPUTF8: e.Params.SMTPUTF8, Recipients: told,
 	}
 }

@@ -75,6 +75,10 @@ func (a *app) queueCommand() *cobra.Command {
 }
 
 func printItem(w io.Writer, item queue.Item) {
+	if item.Problem != "" {
+		fmt.Fprintf(w, "%s  can't be read: %s\n", item.ID, item.Problem)
+		return
+	}
 	fmt.Fprintf(w, "%s  %s  from <%s>  %d octets, %s by %s\n", item.ID, item.Received.Local().Format(time.DateTime),
 		item.Sender, item.Size, item.Origin, item.Pipeline)
 	for _, r := range item.Recipients {

@@ -45,6 +45,7 @@ const (
 var (
 	ErrNullSender = errors.New("the message has no sender whom one could tell")
 	ErrNotWanted  = errors.New("the sender does not want to be told")
+	ErrAddress    = errors.New("the sender's address is not one that can be told")
 )
 
 // Report is what is told about one message.
@@ -120,7 +121,7 @@ func Write(w io.Writer, r *Report) (Params, error) {
 		return Params{}, ErrNotWanted
 	}
 	if !plainAddress(r.Sender) || !r.SMTPUTF8 && !isASCII(r.Sender) {
-		return Params{}, fmt.Errorf("write a report: %q is not an address that can be told", clean(r.Sender, 100))
+		return Params{}, fmt.Errorf("write a report to %q: %w", clean(r.Sender, 100), ErrAddress)
 	}
 	original, err := returned(r, told)
 	if err != nil {

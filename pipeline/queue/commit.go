@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
@@ -18,29 +19,42 @@ import (
 // sends it again.
 func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	var b kv.Batch
-	e, err := q.stage(ctx, &b, m)
+	n, err := q.stage(ctx, &b, m)
 	if err != nil {
-		q.withdraw(m)
 		return fmt.Errorf("commit %s: %w", m.ID, err)
 	}
-	inMemory := len(e.recipients) > 0 && q.claim(e)
 	pos, err := q.Store.KV().Apply(ctx, &b)
-	if err != nil {
-		q.withdraw(m)
-	} else {
+	if err == nil {
 		err = q.Store.WaitDurable(context.WithoutCancel(ctx), pos)
 		m.Content.Discard()
+	} else {
+		q.withdraw(m)
 	}
-	switch {
-	case err != nil && inMemory:
-		q.release(e)
-	case inMemory:
-		q.push(e)
-	}
+	q.admitNew(n, err)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", m.ID, err)
 	}
 	return nil
+}
+
+// staged is a new entry whose batch is being made and applied.
+type staged struct {
+	*live
+	work     bool // there is something to do for it
+	inMemory bool // it has a place in the schedule
+}
+
+// admitNew ends what stage has begun: err says whether the entry is there.
+func (q *Queue) admitNew(n staged, err error) {
+	switch {
+	case !n.work:
+	case !n.inMemory:
+		q.outsideDone()
+	case err != nil:
+		q.release(n.live)
+	default:
+		q.push(n.live)
+	}
 }
 
 // withdraw removes what was made durable for a batch that was not applied.
@@ -59,12 +73,14 @@ func (q *Queue) Refused(ctx context.Context, m *pipeline.Message) {
 	}
 }
 
-// stage adds everything about a new message to b.
-func (q *Queue) stage(ctx context.Context, b *kv.Batch, m *pipeline.Message) (*live, error) {
-	if !keeps(m) { // everybody discards it: the trace is all that stays
+// stage adds everything about a new message to b. After an error nothing is left
+// of it, nor of its content; otherwise the caller ends with admitNew.
+func (q *Queue) stage(ctx context.Context, b *kv.Batch, m *pipeline.Message) (staged, error) {
+	kept, work := count(m)
+	if kept == 0 { // everybody discards it: the trace is all that stays
 		q.traceDiscards(b, m)
 		m.Content.Discard()
-		return &live{Entry: Entry{ID: m.ID}}, nil
+		return staged{}, nil
 	}
 	versions, of := m.Versions()
 	variants := make([]blob.Variant, len(versions))
@@ -73,41 +89,52 @@ func (q *Queue) stage(ctx context.Context, b *kv.Batch, m *pipeline.Message) (*l
 	}
 	prepared, err := q.Store.Prepare(ctx, m.Content, variants)
 	if err != nil {
-		return nil, err
+		q.withdraw(m)
+		return staged{}, err
 	}
-	now := q.Now()
-	e := &live{index: -1, floor: minuteOf(now)}
-	e.Entry = Entry{
+	n := staged{live: &live{index: -1}, work: work > 0}
+	n.Entry = Entry{
 		ID: m.ID, Origin: m.Origin, Pipeline: m.Pipeline, Received: m.Received, Sender: m.Sender,
 		Params: m.Params, Size: m.Content.Size(),
 	}
 	for i := range variants {
-		e.infos = append(e.infos, prepared.Info(i))
+		n.infos = append(n.infos, prepared.Info(i))
 	}
-	e.Content = e.infos[0].ID
-	q.stageRecipients(b, m, e, of)
+	n.Content = n.infos[0].ID
+	now := q.Now()
+	if n.work {
+		n.inMemory = q.claim(n.live, now)
+		m.Trace.End(trace.Event{
+			At: now, Stage: pipeline.StageQueue, Action: "queued", Took: now.Sub(m.Received), Text: fmt.Sprintf("%d to deliver", work),
+		})
+	}
+	q.stageRecipients(b, m, n.live, of, now)
 	trace.Put(b, m.ID, m.Trace)
 	prepared.Put(b, useOf(m.ID))
-	b.Set(entryKey(m.ID), e.Entry.append(make([]byte, 0, 128+len(e.Sender))))
-	return e, nil
+	b.Set(entryKey(m.ID), n.Entry.append(make([]byte, 0, 128+len(n.Sender))))
+	return n, nil
 }
 
-// keeps reports whether anything of the message outlives the commit.
-func keeps(m *pipeline.Message) bool {
+// count returns how many hops of the message outlive the commit, and for how many
+// of those there is something to do.
+func count(m *pipeline.Message) (kept, work int) {
 	for _, r := range m.Recipients {
 		for _, hop := range r.Hops {
 			if hop.Kind != pipeline.HopDiscard {
-				return true
+				kept++
+			}
+			if hop.Kind != pipeline.HopDiscard && hop.Kind != pipeline.HopQuarantine {
+				work++
 			}
 		}
 	}
-	return false
+	return kept, work
 }
 
 func (q *Queue) traceDiscards(b *kv.Batch, m *pipeline.Message) {
 	for _, r := range m.Recipients {
 		for _, hop := range r.Hops {
-			m.Trace.Add(q.event(&Recipient{Address: r.Address}, "discarded", hop.Why))
+			m.Trace.End(q.event(&Recipient{Address: r.Address}, "discarded", hop.Why))
 		}
 	}
 	trace.Put(b, m.ID, m.Trace)
@@ -115,7 +142,7 @@ func (q *Queue) traceDiscards(b *kv.Batch, m *pipeline.Message) {
 
 // stageRecipients adds the recipients' states to b, and to e those that have
 // work to do.
-func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, of []int) {
+func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, of []int, now time.Time) {
 	number := uint32(0)
 	for i, r := range m.Recipients {
 		for _, hop := range r.Hops {
@@ -125,15 +152,15 @@ func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, of []
 			number++
 			switch hop.Kind {
 			case pipeline.HopDiscard:
-				m.Trace.Add(q.event(rec, "discarded", hop.Why))
+				m.Trace.End(q.event(rec, "discarded", hop.Why))
 				continue
 			case pipeline.HopQuarantine:
-				m.Trace.Add(q.event(rec, "quarantined", hop.Why))
+				m.Trace.End(q.event(rec, "quarantined", hop.Why))
 				b.Set(quarantineKey(e.ID, rec.Number), nil)
 				e.rest++
 			default:
-				rec.Next = q.Now()
-				b.Set(dueKey(minuteOf(rec.Next), localHop, e.ID, rec.Number), nil)
+				rec.Next = now
+				b.Set(dueKey(e.floor, localHop, e.ID, rec.Number), nil)
 				e.recipients = append(e.recipients, rec)
 			}
 			b.Set(recipientKey(e.ID, rec.Number), rec.append(make([]byte, 0, 64+len(rec.Address)+len(hop.Address))))

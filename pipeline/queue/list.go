@@ -22,12 +22,13 @@ type Item struct {
 	Sender     string          `json:"sender"`
 	Size       int64           `json:"size"`
 	Recipients []RecipientItem `json:"recipients"`
+	Problem    string          `json:"problem,omitempty"` // the entry can't be read: why
 }
 
 // RecipientItem is one recipient of an Item.
 type RecipientItem struct {
 	Address  string    `json:"address"`
-	State    string    `json:"state"` // queued, held, quarantined
+	State    string    `json:"state"` // queued, held, quarantined, unreadable
 	Hop      string    `json:"hop"`   // "mailbox alice@example.test"
 	Attempts int       `json:"attempts"`
 	Next     time.Time `json:"next,omitzero"`
@@ -53,20 +54,18 @@ func List(ctx context.Context, engine kv.Engine, visit func(Item) (more bool, er
 	}
 	err = snapshot.Scan(ctx, lower, upper, false, func(key, value []byte) (bool, error) {
 		if len(key) > len(lower)+idSize {
-			rec, err := decodeRecipient(value)
-			if err == nil && item != nil {
-				item.Recipients = append(item.Recipients, rec.item())
+			if item != nil {
+				item.Recipients = append(item.Recipients, recipientItem(value))
 			}
-			return true, err
+			return true, nil
 		}
 		more, err := flush()
 		if err != nil || !more {
 			item = nil
 			return false, err
 		}
-		entry, err := decodeEntry(value)
-		item = entry.item()
-		return true, err
+		item = entryItem(storage.ID(key[len(lower):]), value)
+		return true, nil
 	})
 	if err != nil {
 		return err
@@ -75,20 +74,39 @@ func List(ctx context.Context, engine kv.Engine, visit func(Item) (more bool, er
 	return err
 }
 
+// entryItem shows an entry, also one that can't be read, so that one bad record
+// does not hide the others.
+func entryItem(id storage.ID, value []byte) *Item {
+	entry, err := decodeEntry(value)
+	if err != nil {
+		return &Item{ID: id.String(), Problem: err.Error()}
+	}
+	return entry.item()
+}
+
+func recipientItem(value []byte) RecipientItem {
+	rec, err := decodeRecipient(value)
+	if err != nil {
+		return RecipientItem{State: "unreadable", Last: err.Error()}
+	}
+	return rec.item()
+}
+
 // Show returns one entry, or ErrNotFound.
 func Show(ctx context.Context, r kv.Reader, id storage.ID) (Item, error) {
-	entry, recipients, err := readEntry(ctx, r, id)
+	value, err := r.Get(ctx, entryKey(id))
 	if errors.Is(err, kv.ErrNotFound) {
 		return Item{}, ErrNotFound
 	}
 	if err != nil {
 		return Item{}, err
 	}
-	item := entry.item()
-	for i := range recipients {
-		item.Recipients = append(item.Recipients, recipients[i].item())
-	}
-	return *item, nil
+	item := entryItem(id, value)
+	err = r.Scan(ctx, append(entryKey(id), '/'), append(entryKey(id), '/'+1), false, func(_, value []byte) (bool, error) {
+		item.Recipients = append(item.Recipients, recipientItem(value))
+		return true, nil
+	})
+	return *item, err
 }
 
 func (e *Entry) item() *Item {

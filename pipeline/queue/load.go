@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/internal/codec"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/kv"
@@ -18,7 +19,10 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q.lowMinute, q.loadedMinute = low, low
+	q.stored = low
+	q.schedule.mu.Lock()
+	q.schedule.low, q.schedule.loaded = low, low
+	q.schedule.mu.Unlock()
 	return q.load(ctx)
 }
 
@@ -39,13 +43,15 @@ func (q *Queue) low(ctx context.Context) (uint32, error) {
 // loadDue reads the minutes that have begun since the last time.
 func (q *Queue) loadDue(ctx context.Context) error {
 	now := minuteOf(q.Now())
-	if now <= q.loadedMinute {
+	_, loaded := q.marks()
+	if now <= loaded {
 		return nil
 	}
-	if _, err := q.scan(ctx, dueBound(q.loadedMinute), dueBound(now+1)); err != nil {
+	q.setLoaded(now) // first: what is put off until now while the scan goes on stays in memory
+	if _, err := q.scan(ctx, dueBound(loaded), dueBound(now+1)); err != nil {
+		q.setLoaded(loaded)
 		return err
 	}
-	q.loadedMinute = now
 	return nil
 }
 
@@ -54,7 +60,8 @@ func (q *Queue) loadDue(ctx context.Context) error {
 func (q *Queue) load(ctx context.Context) error {
 	from := q.cursor
 	if from == nil {
-		from = dueBound(q.lowMinute)
+		low, _ := q.marks()
+		from = dueBound(low)
 		q.beginPass()
 	}
 	now := minuteOf(q.Now())
@@ -64,7 +71,9 @@ func (q *Queue) load(ctx context.Context) error {
 	}
 	q.cursor = full
 	if full == nil {
-		q.loadedMinute = now
+		if _, loaded := q.marks(); now > loaded {
+			q.setLoaded(now)
+		}
 		q.endPass()
 	}
 	return nil
@@ -89,7 +98,10 @@ func (q *Queue) scan(ctx context.Context, from, to []byte) (full []byte, err err
 				q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
 				continue
 			}
-			if !q.admit(ctx, id) {
+			switch ok, err := q.admit(ctx, id); {
+			case err != nil:
+				return nil, err
+			case !ok:
 				return key, nil
 			}
 		}
@@ -101,31 +113,34 @@ func (q *Queue) scan(ctx context.Context, from, to []byte) (full []byte, err err
 }
 
 // admit reads one entry and makes it ready, unless it is here or settled; false
-// means that the window is full. The lock is held over the reading: an entry
+// means that the window is full. An error is the store's; the entry has to be
+// admitted later. The lock is held over the reading: an entry
 // leaves the schedule only after what settled it was applied, so what is not here
 // is read as it is.
-func (q *Queue) admit(ctx context.Context, id storage.ID) bool {
+func (q *Queue) admit(ctx context.Context, id storage.ID) (ok bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, ok := q.entries[id]; ok {
-		return true
+		return true, nil
 	}
 	if len(q.entries) >= q.window {
 		q.over = true
-		return false
+		return false, nil
 	}
 	e, err := q.read(ctx, id)
-	if err != nil {
+	switch {
+	case errors.Is(err, codec.ErrForm): // the others go on (DRILLS E2.7); `sluice queue list` tells
 		q.Logger.Error("queue entry unreadable", "id", id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
-		return true // the others go on (DRILLS E2.7); `sluice queue show` tells
-	}
-	if e == nil || len(e.recipients) == 0 {
-		return true
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("read queue entry %s: %w", id, err)
+	case e == nil || len(e.recipients) == 0:
+		return true, nil
 	}
 	q.entries[id] = e
 	q.ready = append(q.ready, e)
 	q.cond.Signal()
-	return true
+	return true, nil
 }
 
 // read reads an entry with its recipients; nil if it is gone.
@@ -177,17 +192,17 @@ func readEntry(ctx context.Context, r kv.Reader, id storage.ID) (Entry, []Recipi
 // tidy removes the minutes in which nothing can be due any more and moves the
 // low-water mark.
 func (q *Queue) tidy(ctx context.Context) error {
-	floor, ok := q.floor(minuteOf(q.Now()))
-	if !ok || floor <= q.lowMinute || floor > q.loadedMinute {
+	low := q.pass(minuteOf(q.Now()))
+	if low <= q.stored {
 		return nil
 	}
 	var b kv.Batch
-	b.DeleteRange(dueBound(q.lowMinute), dueBound(floor))
-	b.Set([]byte(lowKey), binary.BigEndian.AppendUint32(nil, floor))
+	b.DeleteRange(dueBound(q.stored), dueBound(low))
+	b.Set([]byte(lowKey), binary.BigEndian.AppendUint32(nil, low))
 	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
 		return fmt.Errorf("move the queue's low-water mark: %w", err)
 	}
-	q.lowMinute = floor
+	q.stored = low
 	return nil
 }
 

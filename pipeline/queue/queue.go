@@ -59,12 +59,12 @@ type Queue struct {
 	Options
 	schedule
 
-	cancel context.CancelFunc
+	stop   context.CancelFunc // ends the ticker
+	cancel context.CancelFunc // ends attempts
 
 	// Of the ticker and Start alone.
-	lowMinute    uint32 // nothing is due before it
-	loadedMinute uint32 // due keys up to and including it were read
-	cursor       []byte // due key at which load goes on; nil: from the low-water mark
+	stored uint32 // the low-water mark in the store
+	cursor []byte // due key at which load goes on; nil: from the low-water mark
 
 	wg sync.WaitGroup
 }
@@ -96,24 +96,27 @@ func New(o Options) *Queue {
 
 // Start reads what is due and starts the workers.
 func (q *Queue) Start(ctx context.Context) error {
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	q.cancel = cancel
+	var attempts, ticks context.Context
+	attempts, q.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	ticks, q.stop = context.WithCancel(attempts)
 	if err := q.recover(ctx); err != nil {
-		cancel()
+		q.cancel()
 		return fmt.Errorf("start the queue: %w", err)
 	}
 	for range q.Workers {
 		q.wg.Add(1)
-		go q.work(run)
+		go q.work(attempts)
 	}
 	q.wg.Add(1)
-	go q.tick(run)
+	go q.tick(ticks)
 	return nil
 }
 
-// Stop lets the workers finish what they are at, until ctx ends.
+// Stop lets the workers finish the attempts that they are at, until ctx ends.
+// What is not settled is on disk.
 func (q *Queue) Stop(ctx context.Context) error {
-	q.cancel()
+	defer q.cancel()
+	q.stop()
 	q.schedule.close()
 	done := make(chan struct{})
 	go func() { q.wg.Wait(); close(done) }()

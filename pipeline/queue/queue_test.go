@@ -12,6 +12,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 func TestLocalDelivery(t *testing.T) {
@@ -24,7 +25,7 @@ func TestLocalDelivery(t *testing.T) {
 	if got := fmt.Sprint(r.subjects(t, "INBOX"), r.subjects(t, "Junk")); got != "map[good:1] map[spam:1]" {
 		t.Errorf("mailboxes hold %s", got)
 	}
-	if got := r.actions(t, good.ID); got != "delivered" {
+	if got := r.actions(t, good.ID); got != "queued delivered" {
 		t.Errorf("the trace says %q", got)
 	}
 	ids, err := trace.Find(context.Background(), r.store.KV(), "GOOD@example.net", 10)
@@ -45,7 +46,7 @@ func TestEveryHopHasItsEnd(t *testing.T) {
 	if len(items) != 1 || len(items[0].Recipients) != 1 || items[0].Recipients[0].State != "quarantined" {
 		t.Fatalf("the queue holds %+v", items)
 	}
-	if got := r.actions(t, m.ID); got != "quarantined discarded delivered" {
+	if got := r.actions(t, m.ID); got != "queued quarantined discarded delivered" {
 		t.Errorf("the trace says %q", got)
 	}
 	gone := r.commit(t, "gone", pipeline.Hop{Kind: pipeline.HopDiscard})
@@ -83,7 +84,7 @@ func TestOurOwnFailureIsTriedAgainSoon(t *testing.T) {
 	})
 	m := r.commit(t, "again", r.mailbox())
 	eventually(t, "delivery", func() bool { return r.subjects(t, "INBOX")["again"] == 1 })
-	if got := r.actions(t, m.ID); got != "delayed delayed delivered" {
+	if got := r.actions(t, m.ID); got != "queued delayed delayed delivered" {
 		t.Errorf("the trace says %q", got)
 	}
 }
@@ -92,7 +93,11 @@ func TestOurOwnFailureIsTriedAgainSoon(t *testing.T) {
 type teller struct{ told chan string }
 
 func (t *teller) Notice(_ context.Context, n *queue.Notice) (*pipeline.Message, string, error) {
-	t.told <- fmt.Sprintf("%d %s %s", n.Kind, n.Recipient.Address, n.Outcome.Text)
+	var words []string
+	for _, a := range n.About {
+		words = append(words, fmt.Sprintf("%d %s %s", a.Kind, a.Recipient.Address, a.Outcome.Text))
+	}
+	t.told <- strings.Join(words, ", ")
 	return nil, "noted", nil
 }
 
@@ -112,7 +117,7 @@ func TestTimetable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Received = start
+	m.Received, m.Origin = start, sdk.Login
 	if err := r.queue.Commit(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -120,10 +125,10 @@ func TestTimetable(t *testing.T) {
 	for attempt := 1; ; attempt++ {
 		eventually(t, fmt.Sprintf("attempt %d", attempt), func() bool {
 			items := r.list(t)
-			return len(items) == 0 || items[0].Recipients[0].Attempts == attempt
+			return len(items) == 0 || items[0].Recipients[0].State == "quarantined" || items[0].Recipients[0].Attempts == attempt
 		})
 		items := r.list(t)
-		if len(items) == 0 {
+		if len(items) == 0 || items[0].Recipients[0].State == "quarantined" {
 			break
 		}
 		next := items[0].Recipients[0].Next

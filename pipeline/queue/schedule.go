@@ -15,11 +15,12 @@ type live struct {
 	infos      []storage.ContentInfo // by variant; zero ID: not read yet
 	recipients []*Recipient          // not settled yet, held ones left out
 	rest       int                   // recipients of the entry that are neither here nor settled: held, quarantined
+	traced     time.Time             // of the last event that was added to its trace
 
 	// Guarded by schedule.mu.
 	due   time.Time
 	index int    // in the heap, or -1
-	floor uint32 // the first minute in which one of its due keys may stand
+	floor uint32 // the first minute in which one of its due keys may stand; fixed
 }
 
 // schedule says who is next. It holds at most a window of entries; while there
@@ -30,8 +31,11 @@ type schedule struct {
 	waiting byDue
 	entries map[storage.ID]*live
 	window  int
-	over    bool // entries that are due may stand on disk only
-	missed  bool // one of them came since load began a pass over the disk
+	over    bool   // entries that are due may stand on disk only
+	missed  bool   // one of them came since load began a pass over the disk
+	outside int    // entries without a place here that are being committed
+	low     uint32 // minute before which nothing is due, nor will be
+	loaded  uint32 // due keys up to and including this minute were read
 	closed  bool
 	cond    *sync.Cond
 	refill  chan struct{} // room for more
@@ -44,19 +48,31 @@ func (s *schedule) init(window int) {
 	s.refill = make(chan struct{}, 1)
 }
 
-// claim makes room for a new entry before it is committed, so that tidy does not
-// pass its minute. It reports false if the window is full: then the entry will
-// be read from disk later.
-func (s *schedule) claim(e *live) bool {
+// claim makes room for a new entry before its due keys are written, and says the
+// first minute in which they may stand, so that tidy does not pass it. If the
+// window is full the entry will be read from disk later; then the caller says
+// with outsideDone when it is there, or never will be.
+func (s *schedule) claim(e *live, now time.Time) (inMemory bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	e.index, e.floor = -1, max(minuteOf(now), s.low)
 	if len(s.entries) >= s.window {
 		s.over, s.missed = true, true
+		s.outside++
 		return false
 	}
-	e.index = -1
 	s.entries[e.ID] = e
 	return true
+}
+
+// outsideDone ends the commit of an entry without a place here. A pass over the
+// disk that began before may not have seen it.
+func (s *schedule) outsideDone() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over, s.missed = true, true
+	s.outside--
+	s.wantMore()
 }
 
 // release forgets an entry.
@@ -93,7 +109,7 @@ func (s *schedule) beginPass() {
 func (s *schedule) endPass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = s.missed
+	s.over = s.missed || s.outside > 0
 	s.wantMore()
 }
 
@@ -130,7 +146,7 @@ func (s *schedule) keep(e *live, due, now time.Time) {
 	const horizon = 5 * time.Minute
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if due.Sub(now) > horizon {
+	if due.Sub(now) > horizon && minuteOf(due) > s.loaded { // the clock may have been set back
 		s.forget(e)
 		return
 	}
@@ -159,22 +175,57 @@ func (s *schedule) hurry(id storage.ID) {
 	}
 }
 
-// floor returns the first minute in which an entry in memory may have a due key,
-// or limit; ok is false while entries on disk may be due before that.
-func (s *schedule) floor(limit uint32) (minute uint32, ok bool) {
+// pass moves the low-water mark to the first minute in which an entry in memory
+// may have a due key, or to limit, and returns it. Entries that are claimed from
+// now on have no due key before it.
+func (s *schedule) pass(limit uint32) (low uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	minute = limit
+	if s.over { // entries on disk may be due before
+		return s.low
+	}
+	minute := limit
 	for _, e := range s.entries {
 		minute = min(minute, e.floor)
 	}
-	return minute, !s.over
+	if minute <= s.loaded {
+		s.low = max(s.low, minute)
+	}
+	return s.low
+}
+
+// dueMinute is where a due key for t has to stand.
+func (s *schedule) dueMinute(t time.Time) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(minuteOf(t), s.low)
+}
+
+// setLoaded notes up to which minute due keys were read, and returns what was
+// noted before.
+func (s *schedule) setLoaded(minute uint32) (before uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, s.loaded = s.loaded, minute
+	return before
+}
+
+func (s *schedule) marks() (low, loaded uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.low, s.loaded
 }
 
 func (s *schedule) depth() (int, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.entries), s.over
+}
+
+func (s *schedule) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *schedule) close() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -23,26 +24,33 @@ func (q *Queue) work(ctx context.Context) {
 	}
 }
 
-// process makes an attempt for each recipient of the entry that is due, and lets
-// the entry wait for the others.
+// process makes an attempt for each recipient of the entry that is due, settles
+// the round, and lets the entry wait for the others. Each pointer is one of
+// e.recipients until its end is in the store.
 func (q *Queue) process(ctx context.Context, e *live) {
 	now := q.Now()
-	for i := 0; i < len(e.recipients); {
-		if ctx.Err() != nil {
-			return // stopping: what is not settled is on disk
+	var round []*result
+	for _, r := range slices.Clone(e.recipients) {
+		if q.isClosed() || ctx.Err() != nil {
+			break // stopping: what is not settled is on disk
 		}
-		r := e.recipients[i]
 		if r.Next.After(now) {
-			i++
 			continue
 		}
-		if q.attempt(ctx, e, r) {
-			e.recipients = append(e.recipients[:i:i], e.recipients[i+1:]...)
-			continue
+		got := q.attempt(ctx, e, r)
+		switch {
+		case got == nil:
+			e.drop(r)
+		case got.outcome.Kind == pipeline.Delivered: // by now, not after the others' time-outs (RULES B8)
+			q.settle(ctx, e, []*result{got})
+		default:
+			round = append(round, got)
 		}
-		i++
 	}
-	if len(e.recipients) == 0 {
+	if len(round) > 0 {
+		q.settle(ctx, e, round)
+	}
+	if len(e.recipients) == 0 || q.isClosed() {
 		q.release(e)
 		return
 	}
@@ -55,26 +63,24 @@ func (q *Queue) process(ctx context.Context, e *live) {
 	q.keep(e, next, now)
 }
 
-// attempt tries one recipient once and reports whether it is out of the workers'
-// hands.
-func (q *Queue) attempt(ctx context.Context, e *live, r *Recipient) (done bool) {
+// drop takes a recipient out of the workers' hands.
+func (e *live) drop(r *Recipient) {
+	e.recipients = slices.DeleteFunc(e.recipients, func(have *Recipient) bool { return have == r })
+}
+
+// attempt tries one recipient once; nil means that its end is in the store.
+func (q *Queue) attempt(ctx context.Context, e *live, r *Recipient) *result {
 	r.Attempts++
 	outcome, settled, err := q.deliver(ctx, e, r)
 	if err != nil {
 		q.Logger.Error("delivery failed", "id", e.ID, "stage", pipeline.StageDeliver, "action", "retry", "to", r.Address, "why", err)
-		outcome.Kind, outcome.Text = pipeline.Delayed, "a temporary problem here"
+		outcome.Kind, outcome.Text, settled = pipeline.Delayed, "a temporary problem here", false
 	}
 	if settled {
 		q.Logger.Info("delivered", "id", e.ID, "stage", pipeline.StageDeliver, "action", outcome.Kind.String(), "to", r.Address, "why", outcome.Text)
-		return true
+		return nil
 	}
-	done, err = q.settle(ctx, e, r, outcome, err != nil)
-	if err != nil {
-		q.Logger.Error("settling failed", "id", e.ID, "stage", pipeline.StageQueue, "action", "retry", "to", r.Address, "why", err)
-		r.Next = q.Now().Add(q.soon(r.Attempts)) // in memory; on disk it is still due
-		return false
-	}
-	return done
+	return &result{Recipient: r, outcome: outcome, ours: err != nil}
 }
 
 // deliver takes the message over the recipient's hop. A panic there ends the
@@ -116,7 +122,18 @@ func (q *Queue) finish(b *kv.Batch, e *live, r *Recipient, o pipeline.Outcome, l
 	if last {
 		b.Delete(entryKey(e.ID))
 	}
-	trace.Append(b, e.ID, q.Now(), q.outcomeEvent(r, o))
+	q.trace(b, e, q.outcomeEvent(r, o))
+}
+
+// trace adds events to the trace of an entry, each time under a key of their own
+// although clocks may stand still.
+func (q *Queue) trace(b *kv.Batch, e *live, events ...trace.Event) {
+	at := q.Now()
+	if !at.After(e.traced) {
+		at = e.traced.Add(1)
+	}
+	e.traced = at
+	trace.Append(b, e.ID, at, events...)
 }
 
 func (q *Queue) outcomeEvent(r *Recipient, o pipeline.Outcome) trace.Event {
@@ -127,90 +144,14 @@ func (q *Queue) outcomeEvent(r *Recipient, o pipeline.Outcome) trace.Event {
 	}
 }
 
-// settle writes an outcome that the deliverer did not write itself. ours says
-// that the delay is our own failure: then the next attempt comes soon.
-func (q *Queue) settle(ctx context.Context, e *live, r *Recipient, o pipeline.Outcome, ours bool) (done bool, err error) {
-	var b kv.Batch
-	config := q.Config(e.Pipeline)
-	now := q.Now()
-	age := now.Sub(e.Received)
-	var generated *live
-	switch {
-	case o.Kind == pipeline.Gone:
-		q.quarantine(&b, e, r, o)
-		done = true
-	case o.Kind == pipeline.Delayed && age < config.GiveUpAfter.Std():
-		wait := q.soon(r.Attempts)
-		if !ours {
-			wait = q.jitter(config.wait(r.Attempts))
-		}
-		if config.WarnAfter > 0 && age >= config.WarnAfter.Std() && !r.Warned {
-			r.Warned = true
-			if generated, err = q.notify(ctx, &b, e, r, o, NoticeDelayed); err != nil {
-				return false, err
-			}
-		}
-		q.postpone(&b, e, r, o, now.Add(wait))
-	default: // delivered by a deliverer that leaves the settling to us, failed, or given up
-		if o.Kind != pipeline.Delivered {
-			o.Kind = pipeline.Failed
-			if generated, err = q.notify(ctx, &b, e, r, o, NoticeFailed); err != nil {
-				return false, err
-			}
-		}
-		last := q.isLast(e)
-		q.finish(&b, e, r, o, last)
-		if last {
-			q.Store.DropRef(&b, e.Content, useOf(e.ID))
-		}
-		done = true
-	}
-	pos, err := q.apply(ctx, &b, generated)
-	if err != nil {
-		return false, err
-	}
-	q.Logger.Info("attempt", "id", e.ID, "stage", pipeline.StageDeliver, "action", o.Kind.String(), "to", r.Address, "why", o.Text)
-	return done, q.Store.WaitDurable(ctx, pos)
-}
-
-// apply applies a batch that may hold a new entry, and schedules that entry.
-func (q *Queue) apply(ctx context.Context, b *kv.Batch, generated *live) (kv.Pos, error) {
-	inMemory := generated != nil && len(generated.recipients) > 0 && q.claim(generated)
-	pos, err := q.Store.KV().Apply(ctx, b)
-	switch {
-	case err != nil && inMemory:
-		q.release(generated)
-	case inMemory:
-		q.push(generated)
-	}
-	return pos, err
-}
-
-// postpone adds to b that a recipient is due again later.
-func (q *Queue) postpone(b *kv.Batch, e *live, r *Recipient, o pipeline.Outcome, next time.Time) {
-	r.Next, r.Last = next, o.Text
-	b.Set(recipientKey(e.ID, r.Number), r.append(nil))
-	b.Set(dueKey(minuteOf(next), localHop, e.ID, r.Number), nil)
-	trace.Append(b, e.ID, q.Now(), q.outcomeEvent(r, o))
-}
-
-// quarantine adds to b that a recipient's copy waits for the postmaster.
-func (q *Queue) quarantine(b *kv.Batch, e *live, r *Recipient, o pipeline.Outcome) {
-	r.Hop.Kind, r.Hop.Why, r.Next = pipeline.HopQuarantine, o.Text, time.Time{}
-	b.Set(recipientKey(e.ID, r.Number), r.append(nil))
-	b.Set(quarantineKey(e.ID, r.Number), nil)
-	trace.Append(b, e.ID, q.Now(), q.event(r, "quarantined", o.Text))
-	e.rest++
-}
-
-// jitter spreads a wait within 10 percent (RULES D1).
-func (q *Queue) jitter(d time.Duration) time.Duration {
-	return d + time.Duration(q.Jitter()*0.1*float64(d))
+// spread moves a wait within 10 percent (RULES D1); luck is in [-1, 1).
+func spread(d time.Duration, luck float64) time.Duration {
+	return d + time.Duration(luck*0.1*float64(d))
 }
 
 // soon is the wait after a failure of our own store.
-func (q *Queue) soon(attempts int) time.Duration {
+func soon(attempts int) time.Duration {
 	const first, most = time.Second, 5 * time.Minute
 	d := first << min(attempts-1, 20)
-	return q.jitter(min(max(d, first), most))
+	return min(max(d, first), most)
 }

@@ -1,0 +1,188 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// result is how an attempt ended whose end is not in the store yet.
+type result struct {
+	*Recipient // as it is in the store
+	outcome    pipeline.Outcome
+	ours       bool // a delay is our own failure: the next attempt comes soon
+
+	fate   fate
+	next   time.Time  // for postponed
+	tell   NoticeKind // what the sender has to be told, or 0
+	warned bool
+	events []trace.Event
+	now    time.Time
+}
+
+// fate is what becomes of a recipient.
+type fate uint8
+
+const (
+	finished    fate = iota + 1 // its record goes
+	postponed                   // it is tried again
+	quarantined                 // its copy waits for the postmaster
+)
+
+// settle writes the results of one round in one batch: the recipients, their
+// traces, the notice to the sender, and the clean-up if they were the last (RULES
+// B8). If that fails, all is as it was and the round comes again soon.
+func (q *Queue) settle(ctx context.Context, e *live, round []*result) {
+	luck := q.Jitter() // one for all, so that a message's recipients stay together
+	now := q.Now()
+	for _, r := range round {
+		q.decide(e, r, now, luck)
+	}
+	pos, err := q.apply(ctx, e, round)
+	if err != nil {
+		for _, r := range round {
+			r.Next = now.Add(spread(soon(r.Attempts), luck)) // in memory; on disk it is still due
+		}
+	} else {
+		q.obey(e, round)
+		err = q.Store.WaitDurable(ctx, pos)
+	}
+	if err != nil {
+		q.Logger.Error("settling failed", "id", e.ID, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+	}
+}
+
+func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
+	var b kv.Batch
+	n, err := q.notify(ctx, &b, e, round)
+	if err != nil {
+		return 0, err
+	}
+	q.write(&b, e, round)
+	pos, err := q.Store.KV().Apply(ctx, &b)
+	if n != nil {
+		q.admitNotice(n, err)
+	}
+	return pos, err
+}
+
+// admitNotice ends what notify has begun.
+func (q *Queue) admitNotice(n *notice, err error) {
+	if err != nil {
+		q.withdraw(n.message)
+	} else {
+		n.message.Content.Discard()
+	}
+	q.admitNew(n.staged, err)
+}
+
+// decide says what becomes of a recipient, and what its sender has to be told.
+func (q *Queue) decide(e *live, r *result, now time.Time, luck float64) {
+	config := q.Config(e.Pipeline)
+	r.now = now
+	age := r.now.Sub(e.Received)
+	switch o := &r.outcome; {
+	case o.Kind == pipeline.Gone:
+		r.fate = quarantined
+		r.say("quarantined", o.Text)
+		return
+	case o.Kind == pipeline.Delayed && age < config.GiveUpAfter.Std():
+		r.fate = postponed
+		wait := soon(r.Attempts)
+		if !r.ours {
+			wait = config.wait(r.Attempts)
+		}
+		r.next = now.Add(spread(wait, luck))
+		if config.WarnAfter > 0 && age >= config.WarnAfter.Std() && !r.Warned {
+			r.tell, r.warned = NoticeDelayed, true
+		}
+	case o.Kind == pipeline.Delivered: // by a deliverer that leaves the settling to us
+		r.fate = finished
+	default: // failed, or given up
+		r.fate, r.tell, o.Kind = finished, NoticeFailed, pipeline.Failed
+	}
+	r.events = append(r.events, q.outcomeEvent(r.Recipient, r.outcome))
+}
+
+// say adds an event to the recipient's trace.
+func (r *result) say(action, text string) {
+	r.events = append(r.events, trace.Event{
+		At: r.now, Stage: pipeline.StageQueue, Recipient: r.Address, Action: action, Text: text,
+	})
+}
+
+// untold keeps the copy of a recipient whose sender can't be told that it failed.
+func (r *result) untold(why string) {
+	r.say("not notified", why)
+	if r.fate == finished {
+		r.fate = quarantined
+		r.say("quarantined", r.outcome.Text)
+	}
+}
+
+// write adds to b what the round has decided.
+func (q *Queue) write(b *kv.Batch, e *live, round []*result) {
+	left := len(e.recipients) + e.rest
+	var events []trace.Event
+	for _, r := range round {
+		events = append(events, r.events...)
+		switch r.fate {
+		case finished:
+			left--
+			b.Delete(recipientKey(e.ID, r.Number))
+		case quarantined:
+			b.Set(quarantineKey(e.ID, r.Number), nil)
+			fallthrough
+		case postponed:
+			after := r.after()
+			b.Set(recipientKey(e.ID, r.Number), after.append(nil))
+			if r.fate == postponed {
+				b.Set(dueKey(q.dueMinute(r.next), localHop, e.ID, r.Number), nil)
+			}
+		}
+	}
+	q.trace(b, e, events...)
+	if left == 0 {
+		b.Delete(entryKey(e.ID))
+		q.Store.DropRef(b, e.Content, useOf(e.ID))
+	}
+}
+
+// after returns the recipient as it shall be.
+func (r *result) after() Recipient {
+	after := *r.Recipient
+	switch r.fate {
+	case postponed:
+		after.Next, after.Last, after.Warned = r.next, r.outcome.Text, r.Warned || r.warned
+	case quarantined:
+		after.Hop.Kind, after.Hop.Why, after.Next = pipeline.HopQuarantine, r.outcome.Text, time.Time{}
+	}
+	return after
+}
+
+// obey does in memory what the store has.
+func (q *Queue) obey(e *live, round []*result) {
+	for _, r := range round {
+		q.Logger.Info("attempt", "id", e.ID, "stage", pipeline.StageDeliver, "action", r.action(), "to", r.Address, "why", r.outcome.Text)
+		switch r.fate {
+		case postponed:
+			*r.Recipient = r.after()
+		case quarantined:
+			e.rest++
+			e.drop(r.Recipient)
+		case finished:
+			e.drop(r.Recipient)
+		}
+	}
+}
+
+// action is the word for the log.
+func (r *result) action() string {
+	if r.fate == quarantined {
+		return "quarantined"
+	}
+	return r.outcome.Kind.String()
+}
