@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicemail/sluice/storage/account"
+	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/kvtest"
 	"github.com/sluicemail/sluice/storage/mime"
@@ -377,6 +378,7 @@ func TestCollectRounds(t *testing.T) {
 	s := openMemory(t, func(o *Options) { o.Clock = func() time.Time { return now } })
 	var b kv.Batch
 	var ids []ContentID
+	var late id.Source
 	for i := range 2*collectRound + 100 {
 		p := put(t, s, fmt.Sprintf("a: %d\r\n\r\n", i))
 		p.Put(&b, "")
@@ -384,7 +386,7 @@ func TestCollectRounds(t *testing.T) {
 			s.AddRef(&b, p.id, "queue/1")
 		}
 		if i%100 == 9 {
-			b.Set(appendGCKey(nil, p.id, s.ids.New(now.Add(time.Hour))), nil) // dropped once more, lately
+			b.Set(appendGCKey(nil, p.id, late.New(now.Add(time.Hour))), nil) // dropped once more, lately
 		}
 		b.Set(appendGCKey(nil, p.id, s.NewID()), nil)
 		ids = append(ids, p.id)
