@@ -415,3 +415,38 @@ func TestCollectRounds(t *testing.T) {
 		}
 	}
 }
+
+// TestWarmDelivery: into an account in memory a message goes with one call of the engine, and three keys of its own.
+func TestWarmDelivery(t *testing.T) {
+	engine := kvtest.Fail(kvtest.NewMemory(), 0, nil)
+	s := openMemory(t, func(o *Options) { o.Engine = engine })
+	a, err := s.CreateAccount(t.Context(), "a@example.test", "secret", AccountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := put(t, s, "Message-ID: <x@y>\r\n\r\nbody\r\n")
+	s.stop() // the tail syncer's calls would count
+	s.work.Wait()
+	deliver := func() (keys int) {
+		_, err := s.Update(t.Context(), a.ID, func(tx *Tx) error {
+			m, err := tx.Mailbox("INBOX")
+			if err == nil {
+				_, err = tx.Deliver(m.ID, Delivery{Info: p.Info(0)})
+			}
+			keys = tx.Batch().Len() + 1 // the mailbox's state comes at the end
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	}
+	deliver()
+	before := engine.Calls()
+	if keys := deliver(); keys != 3 {
+		t.Errorf("%d keys, want message, use and state", keys)
+	}
+	if n := engine.Calls() - before; n != 1 {
+		t.Errorf("%d calls of the engine", n)
+	}
+}
