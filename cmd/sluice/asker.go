@@ -5,21 +5,33 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
 )
+
+// process is a plugin as an asker needs it; *pluginhost.Plugin is one.
+type process interface {
+	Manifest() sdk.Manifest
+	Ask(context.Context, *pluginhost.Question) (sdk.Verdict, time.Duration, error)
+	Observe(*pluginhost.Question, func(sdk.Verdict, time.Duration, error))
+}
 
 // asker shows a plugin process to the stages: it translates their questions and
 // the host's failures.
 type asker struct {
-	plugin *pluginhost.Plugin
+	plugin process
 	config pluginhost.Config
-	logger *slog.Logger
+	stage  string
+
+	// record keeps what a shadow plugin would have said about a message. It is called
+	// when the answer comes, which may be after the message was committed or refused.
+	record func(id storage.ID, e trace.Event)
 }
 
 func (a *asker) Name() string           { return a.config.Name }
@@ -31,11 +43,25 @@ func (a *asker) OnFailure(kind pipeline.FailureKind) (sdk.Action, bool) {
 	return a.config.Policy(pluginhost.Kind(kind))
 }
 
-// Ask implements pipeline.Asker. A shadow plugin is asked for the record only.
+// Ask implements pipeline.Asker. A shadow plugin is asked for the record only, and
+// nobody waits for it: the host keeps a bounded copy of the content.
 func (a *asker) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, error) {
+	if a.Shadow() {
+		a.observe(q)
+		return sdk.Verdict{}, nil
+	}
+	verdict, _, err := a.plugin.Ask(ctx, question(q))
+	var failure *pluginhost.Failure
+	if errors.As(err, &failure) {
+		return sdk.Verdict{}, &pipeline.Failure{Kind: pipeline.FailureKind(failure.Kind), Err: failure.Err}
+	}
+	return verdict, err
+}
+
+func question(q *pipeline.Question) *pluginhost.Question {
 	m := q.Message
 	variant := q.Version.Variant(m.Arrived())
-	question := &pluginhost.Question{
+	return &pluginhost.Question{
 		Envelope:   q.Envelope(),
 		Size:       variant.Size(m.Content.Size()),
 		HeaderSize: q.Version.HeaderSize(),
@@ -48,28 +74,24 @@ func (a *asker) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, err
 		},
 		Key: func() [sha256.Size]byte { return contentKey(m) },
 	}
-	verdict, _, err := a.plugin.Ask(ctx, question)
-	if a.Shadow() {
-		a.record(m, verdict, err)
-		return sdk.Verdict{}, nil
-	}
-	var failure *pluginhost.Failure
-	if errors.As(err, &failure) {
-		return sdk.Verdict{}, &pipeline.Failure{Kind: pipeline.FailureKind(failure.Kind), Err: failure.Err}
-	}
-	return verdict, err
 }
 
-// record writes what a shadow plugin would have said.
-func (a *asker) record(m *pipeline.Message, v sdk.Verdict, err error) {
-	event := trace.Event{
-		At: time.Now(), Stage: "shadow", Plugin: a.Name(), Version: a.Manifest().Version,
-		Action: v.Action.String(), Score: v.Score, Reasons: v.Reasons, Detections: v.Detections,
-	}
-	if err != nil {
-		event.Action, event.Text = "failed", err.Error()
-	}
-	m.Trace.Add(event)
+// observe asks a shadow plugin.
+func (a *asker) observe(q *pipeline.Question) {
+	id := q.Message.ID
+	own := question(q)
+	own.Envelope.Tags = maps.Clone(own.Envelope.Tags) // later stages add to the message's
+	a.plugin.Observe(own, func(v sdk.Verdict, took time.Duration, err error) {
+		e := trace.Event{
+			At: time.Now(), Stage: a.stage, Plugin: a.Name(), Version: a.Manifest().Version, Took: took,
+			Action: "shadow " + v.Action.String(), Score: v.Score, Reasons: v.Reasons, Detections: v.Detections,
+			Text: "not obeyed: mode = shadow",
+		}
+		if err != nil {
+			e.Action, e.Text = "shadow failed", err.Error()
+		}
+		a.record(id, e)
+	})
 }
 
 // contentKey recognises a message that killed a plugin when it comes again.

@@ -122,3 +122,13 @@ func tuneMemory() {
 		debug.SetMemoryLimit(softLimit)
 	}
 }
+
+// tunePluginMemory does the same for a plugin of this program. They read messages
+// as they go by and keep nothing, so what is above is garbage or the frames of a
+// large message that wait to be looked at.
+func tunePluginMemory() {
+	const softLimit = 24 << 20
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(softLimit)
+	}
+}

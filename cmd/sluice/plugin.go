@@ -32,6 +32,7 @@ func (a *app) pluginCommand() *cobra.Command {
 			if !ok {
 				return usagef("there is no plugin %q in this program, expected %s", args[0], strings.Join(builtinNames(), " or "))
 			}
+			tunePluginMemory()
 			serve.Main(plugin())
 			return nil
 		},

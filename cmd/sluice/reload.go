@@ -40,9 +40,14 @@ func (a *app) reloadCommand() *cobra.Command {
 // began with; what can't change while the server runs is refused as a whole, so
 // that what is in force is always one file.
 func (s *server) reload(_ context.Context, path string) error {
-	c, err := config.Load(path, config.Options{})
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	c, err := config.Load(path, config.Options{Builtins: builtinNames()})
 	if err != nil {
 		return err
+	}
+	for _, w := range c.Warnings {
+		s.logger.Warn("configuration", "why", w)
 	}
 	if what := s.fixed(c); what != "" {
 		return fmt.Errorf("%s has changed, which needs a restart: sluice serve", what)
@@ -90,6 +95,12 @@ func (s *server) fixed(c *config.Config) string {
 		return "data_dir, user or plugin_user"
 	case old.MaxBuffered != c.MaxBuffered || old.MinFree != c.MinFree:
 		return "max_buffered or min_free"
+	case !same(old.Storage, c.Storage):
+		return "[storage]"
+	case !same(old.Login, c.Login):
+		return "[login]"
+	case !same(old.Log, c.Log):
+		return "[log]"
 	case !same(old.DNS, c.DNS):
 		return "[dns]"
 	case !same(old.Listener, c.Listener):

@@ -27,7 +27,9 @@ import (
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv"
 )
 
 // Waits of the whole program. Each has an end.
@@ -69,8 +71,9 @@ type server struct {
 	queue     *queue.Queue
 	control   *control.Server
 	listeners []*running
-	fatal     chan error // the engine can't go on
+	gone      sync.Map // pipelines of queued messages that are no more, and were warned of
 
+	reloading sync.Mutex   // one reload at a time
 	mu        sync.RWMutex // guards what a reload replaces
 	table     *route.Table
 	pipelines map[string]*pipeline.Switch
@@ -86,7 +89,6 @@ func (s *server) start(ctx context.Context) (err error) {
 			_ = s.stop()
 		}
 	}()
-	s.fatal = make(chan error, 1)
 	tuneMemory()
 	steps := []func(context.Context) error{
 		s.openStore,     // data_dir, lock, storage
@@ -117,9 +119,6 @@ func (s *server) run(ctx context.Context, path string) {
 		select {
 		case <-ctx.Done():
 			s.logger.Info("stopping", "why", "asked to")
-			return
-		case err := <-s.fatal:
-			s.logger.Error("stopping", "why", err)
 			return
 		case <-hup:
 			if err := s.reload(ctx, path); err != nil {
@@ -232,6 +231,10 @@ func (s *server) queueConfig(name string) queue.Config {
 	if c, ok := s.settings[name]; ok {
 		return c
 	}
+	if _, told := s.gone.LoadOrStore(name, true); !told {
+		s.logger.Warn("the queue has mail of a pipeline that is gone", "pipeline", name, "stage", pipeline.StageQueue,
+			"action", "defaults", "why", "no table [pipeline."+name+".queue]; retry and give_up_after have their defaults")
+	}
 	return queue.DefaultConfig()
 }
 
@@ -252,8 +255,8 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		Name: name,
 		Stages: []pipeline.Stage{
 			authenticate.New(authenticate.Options{Config: p.Authenticate, Hostname: c.Hostname, DNS: s.dns}),
-			antispam.New(p.AntiSpam, s.askers(c, p.AntiSpam.Plugins)),
-			antivirus.New(p.AntiVirus, s.askers(c, p.AntiVirus.Plugins)),
+			antispam.New(p.AntiSpam, s.askers(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins)),
+			antivirus.New(p.AntiVirus, s.askers(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins)),
 			routing,
 		},
 		Router:   routing,
@@ -266,15 +269,27 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 }
 
 // askers returns the plugins of a stage in the order of its list.
-func (s *server) askers(c *config.Config, names []string) []pipeline.Asker {
+func (s *server) askers(c *config.Config, stage string, names []string) []pipeline.Asker {
 	var list []pipeline.Asker
 	for _, name := range names {
 		pc := pluginConfig(c, name)
 		if p := s.plugins.Plugin(name); p != nil && pc.Mode != pluginhost.Off {
-			list = append(list, &asker{plugin: p, config: pc, logger: s.logger})
+			list = append(list, &asker{plugin: p, config: pc, stage: stage, record: s.recordShadow})
 		}
 	}
 	return list
+}
+
+// recordShadow adds what a shadow plugin said to a message's trace. Nothing waits
+// for it to be durable.
+func (s *server) recordShadow(id storage.ID, e trace.Event) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+	defer cancel()
+	var b kv.Batch
+	trace.Append(&b, id, e.At, e)
+	if _, err := s.store.KV().Apply(ctx, &b); err != nil {
+		s.logger.Warn("shadow verdict not kept", "id", id, "stage", e.Stage, "plugin", e.Plugin, "action", "none", "why", err)
+	}
 }
 
 // sayReady writes the one line that scripts wait for: every listener is open.

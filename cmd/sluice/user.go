@@ -229,8 +229,9 @@ func (a *app) performOn(ctx context.Context, c *config.Config, op operation, r u
 			return fmt.Errorf("read the answer to %s: %w", op.name, err)
 		}
 		if a.json {
-			_, err := fmt.Fprintf(a.stdout, "{\"address\":%q}\n", item.Address)
-			return err
+			return json.NewEncoder(a.stdout).Encode(struct {
+				Address string `json:"address"`
+			}{item.Address})
 		}
 		_, err := fmt.Fprintf(a.stdout, done, item.Address)
 		return err
