@@ -237,3 +237,26 @@ func TestValidEnhanced(t *testing.T) {
 		}
 	}
 }
+
+// TestReplyIsNotTheOpinion: a Reject with a reply that nobody may hear stays a Reject.
+func TestReplyIsNotTheOpinion(t *testing.T) {
+	p := &Panel{Stage: StageAntiSpam}
+	a := &Answer{Asker: &plugin{name: "x"}}
+	for _, c := range []struct {
+		action sdk.Action
+		reply  sdk.Reply
+		want   string
+	}{
+		{sdk.Reject, sdk.Reply{Code: 250, Enhanced: "9.9.9", Text: "no\r\n250 fine"}, ReplyRefused.String()},
+		{sdk.Reject, sdk.Reply{Code: 451, Text: "later"}, ReplyRefused.String()},
+		{sdk.Reject, sdk.Reply{Code: 50, Text: "x"}, ReplyRefused.String()},
+		{sdk.Reject, sdk.Reply{Code: 550, Enhanced: "4.7.1", Text: "no"}, "550 5.7.1 no"},
+		{sdk.Reject, sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "a\r\n250 b"}, "550 5.7.1 a??250 b"},
+		{sdk.Defer, sdk.Reply{Code: 550, Text: "never"}, ReplyNotNow.String()},
+	} {
+		o := p.Opinion(a, sdk.RecipientVerdict{Action: c.action, Reply: &c.reply})
+		if o.Action != c.action || o.Reply.String() != c.want {
+			t.Errorf("%v %+v: %v %s", c.action, c.reply, o.Action, o.Reply)
+		}
+	}
+}
