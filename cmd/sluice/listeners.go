@@ -89,7 +89,7 @@ func (s *server) protocolServer(name string, l *config.Listener, locks *pop3.Loc
 	case "pop3":
 		return pop3.New(pop3.Options{
 			Store: s.store, TLS: tlsConfig, ImplicitTLS: implicit, AllowPlaintextLogin: l.AllowPlain,
-			Hostname: s.config.Hostname, Logger: s.logger, Locks: locks, IdleTimeout: l.Config.Idle("pop3"),
+			Hostname: s.config.Hostname, Logger: s.logger, Locks: locks, IdleTimeout: l.Config.Idle("pop3"), MaxCommands: l.MaxCommands,
 		}), nil
 	}
 	return nil, fmt.Errorf("this version has no protocol %q yet", l.Protocol)
