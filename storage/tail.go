@@ -58,16 +58,28 @@ func (s *Store) runTail(ctx context.Context) {
 type Watch struct {
 	C <-chan struct{} // holds at most one signal: something may have changed since it was last received
 
-	c chan struct{}
-	s *Store
-	e *entry
+	c    chan struct{}
+	call func() // instead of c
+	s    *Store
+	e    *entry
 }
 
 // Watch starts telling of changes in account. Close must be called; the caller looks (View) after it began to watch.
 func (s *Store) Watch(account AccountID) *Watch {
 	c := make(chan struct{}, 1)
+	return s.watch(account, &Watch{C: c, c: c})
+}
+
+// WatchFunc is Watch for who does not want to keep a goroutine that waits: changed is called at each change, from a goroutine
+// of the store and under its locks, so it must return at once and call nothing of the store, nor Close. A call may still come
+// while Close is under way, none after it.
+func (s *Store) WatchFunc(account AccountID, changed func()) *Watch {
+	return s.watch(account, &Watch{call: changed})
+}
+
+func (s *Store) watch(account AccountID, w *Watch) *Watch {
 	e := s.cache.acquire(account)
-	w := &Watch{C: c, c: c, s: s, e: e}
+	w.s, w.e = s, e
 	e.mu.Lock()
 	if e.watchers == nil {
 		e.watchers = make(map[*Watch]struct{})
@@ -96,6 +108,10 @@ func (e *entry) signal() {
 	defer e.mu.Unlock()
 	e.pending = false
 	for w := range e.watchers {
+		if w.call != nil {
+			w.call()
+			continue
+		}
 		select {
 		case w.c <- struct{}{}:
 		default: // there is a signal already
