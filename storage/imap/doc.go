@@ -49,7 +49,7 @@
 // for ALL; ENABLE IMAP4rev2 is accepted all the same; unknown search keys are
 // answered NO [SERVERBUG] and not BAD; one message an APPEND; literals over 4 KiB
 // have to be synchronizing; the greeting's text is fixed; each session holds two
-// buffers of 4 KiB and, in IDLE, a second goroutine; commands run one at a time;
+// buffers of 4 KiB; commands run one at a time;
 // no CONDSTORE, QRESYNC, SORT, THREAD, QUOTA, ID, NOTIFY (LIBRARIES 2.2).
 //
 // RFC 3501, 2177 (IDLE), 2342 (NAMESPACE), 3348 (CHILDREN), 3516 (BINARY), 3691

@@ -24,7 +24,8 @@ const maxFailures = 3
 
 // session is what the library calls with parsed commands, one at a time. Only
 // Idle has a goroutine of its own, which may outlive its command when the
-// connection ends; mu keeps it apart from Close.
+// connection ends, and so have the looks of IDLE; mu keeps them apart from the
+// rest.
 type session struct {
 	srv *Server
 	w   *wire
@@ -37,8 +38,9 @@ type session struct {
 	address  string
 	failures int
 
-	mu  sync.Mutex
-	box *selected // nil: none
+	mu   sync.Mutex
+	box  *selected // nil: none
+	idle *idling   // nil: not in IDLE
 }
 
 var (
@@ -65,6 +67,7 @@ func (s *Server) newSession(c *imapserver.Conn) (imapserver.Session, *imapserver
 // Close ends the session; the connection is closed by the library.
 func (s *session) Close() error {
 	s.cancel()
+	s.endIdle()
 	s.mu.Lock()
 	s.box = nil
 	s.mu.Unlock()

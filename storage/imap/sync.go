@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 
-	goimap "github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapserver"
 	"github.com/sluicemail/sluice/storage"
 )
@@ -58,6 +57,11 @@ var errGone = errors.New("the mailbox is gone")
 func (s *session) sync(allowExpunge bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.syncLocked(allowExpunge)
+}
+
+// syncLocked is sync; s.mu is held.
+func (s *session) syncLocked(allowExpunge bool) error {
 	if s.box == nil {
 		return nil
 	}
@@ -182,47 +186,6 @@ func removed(old, now *storage.UIDSequence) []int {
 
 // Poll is called by the library after each command.
 func (s *session) Poll(_ *imapserver.UpdateWriter, allowExpunge bool) error {
+	s.endIdle()
 	return s.sync(allowExpunge)
-}
-
-// Idle tells of changes as they come, until stop (RFC 2177). The watch begins
-// before the first look, so that nothing falls between. Looking is done on a
-// goroutine of its own each time: it needs a stack that would otherwise stay with
-// every session that waits.
-func (s *session) Idle(_ *imapserver.UpdateWriter, stop <-chan struct{}) error {
-	s.srv.enter() // it may outlive its session
-	defer s.srv.leave()
-	watch := s.srv.o.Store.Watch(s.account)
-	defer watch.Close()
-	looked := make(chan error, 1)
-	for {
-		go s.look(looked)
-		if err := <-looked; err != nil {
-			return err
-		}
-		select {
-		case <-watch.C:
-		case <-stop:
-			return nil
-		case <-s.ctx.Done():
-			return nil
-		}
-	}
-}
-
-// look is one look of Idle. A store that fails now is asked again at the next
-// change; a connection that fails ends IDLE.
-func (s *session) look(looked chan<- error) {
-	var err error
-	defer func() {
-		if v := recover(); v != nil { // the library recovers for Idle, but not here
-			s.srv.o.Logger.Error("imap: panic in a session", "account", s.address, "why", v)
-			err = errors.New("panic while idling")
-		}
-		looked <- err
-	}()
-	var reply *goimap.Error
-	if err = s.sync(true); errors.As(err, &reply) {
-		err = nil
-	}
 }
