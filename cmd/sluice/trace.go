@@ -113,10 +113,13 @@ func client(h trace.Head) string {
 }
 
 func who(e trace.Event) string {
-	if e.Plugin != "" && e.Version != "" {
-		return e.Plugin + " " + e.Version
+	var words []string
+	for _, word := range []string{e.Plugin, e.Version, e.Recipient} {
+		if word != "" {
+			words = append(words, word)
+		}
 	}
-	return e.Plugin + e.Recipient
+	return strings.Join(words, " ")
 }
 
 func score(e trace.Event) string {

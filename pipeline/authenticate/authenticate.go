@@ -32,7 +32,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -114,18 +113,19 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 	limited, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	stranger := m.Origin == sdk.Stranger
-	var wg sync.WaitGroup
+	var side beside
+	defer side.wait() // also when what runs here panics
 	var dkimErr error
 	if r.signed {
-		wg.Go(func() { r.dkim, dkimErr = s.verifySignatures(ctx, limited, m) })
+		side.run(func() { r.dkim, dkimErr = s.verifySignatures(ctx, limited, m) })
 	}
 	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
-		wg.Go(func() { r.iprev = checkReverse(limited, s.DNS, m.Peer.Addr) })
+		side.run(func() { r.iprev = checkReverse(limited, s.DNS, m.Peer.Addr) })
 		if s.Config.SPF {
 			r.spf = s.checkSPF(limited, m)
 		}
 	}
-	wg.Wait()
+	side.wait()
 	if dkimErr != nil {
 		return dkimErr
 	}

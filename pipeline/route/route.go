@@ -103,8 +103,10 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: reply, Stage: s.Name(), Why: err.Error()})
 			continue
 		}
-		if full := s.room(ctx, accounts, m.Content.Size()); !full.OK() {
-			r.Take(pipeline.Opinion{Action: sdk.Defer, Reply: full, Stage: s.Name(), Why: "over quota"})
+		if r.Opinion.Action < sdk.Quarantine { // it goes into mailboxes
+			if full := s.room(ctx, accounts, m.Content.Size()); !full.OK() {
+				r.Take(pipeline.Opinion{Action: sdk.Defer, Reply: full, Stage: s.Name(), Why: "over quota"})
+			}
 		}
 		r.Hops = r.Hops[:0]
 		for _, a := range accounts {

@@ -106,6 +106,7 @@ func (t *Table) Resolve(ctx context.Context, address string) ([]account.Account,
 // walk follows aliases from one address.
 type walk struct {
 	table *Table
+	named bool            // catch-alls do not count: who is behind an address by its name
 	seen  map[string]bool // addresses on the way here
 	found []account.Account
 }
@@ -136,7 +137,7 @@ func (w *walk) follow(ctx context.Context, address string, depth int) error {
 		}
 		targets = d.aliases[base]
 	}
-	if targets == nil {
+	if targets == nil && !w.named {
 		targets = d.catchAll
 	}
 	if len(targets) == 0 {
@@ -207,7 +208,8 @@ func (d *domain) withoutDetail(local string) (string, bool) {
 }
 
 // Owns reports whether the account may send as address: its own address, with a
-// subaddress too, an alias that leads to it, or one of send_as (RULES A1).
+// subaddress too, an alias that leads to it, or one of send_as (RULES A1). Who
+// gets a domain's catch-all owns no address by that.
 func (t *Table) Owns(ctx context.Context, login account.Account, address string) (bool, error) {
 	_, name, err := split(login.Address)
 	if err != nil {
@@ -221,7 +223,8 @@ func (t *Table) Owns(ctx context.Context, login account.Account, address string)
 			}
 		}
 	}
-	found, err := t.Resolve(ctx, address)
+	w := walk{table: t, named: true, seen: make(map[string]bool, 1)}
+	err = w.follow(ctx, address, 0)
 	switch {
 	case errors.Is(err, ErrNotHosted), errors.Is(err, ErrNoMailbox), errors.Is(err, ErrBadAddress),
 		errors.Is(err, ErrLoop), errors.Is(err, ErrRemote), errors.Is(err, ErrTooMany):
@@ -229,7 +232,7 @@ func (t *Table) Owns(ctx context.Context, login account.Account, address string)
 	case err != nil:
 		return false, err
 	}
-	for _, acct := range found {
+	for _, acct := range w.found {
 		if acct.ID == login.ID {
 			return true, nil
 		}

@@ -121,6 +121,17 @@ func TestOwns(t *testing.T) {
 	}
 }
 
+// TestCatchAllIsNoIdentity: who gets the mail for nobody is not everybody.
+func TestCatchAllIsNoIdentity(t *testing.T) {
+	tb := table(t)
+	bob, _ := tb.accounts.Lookup(context.Background(), "bob@example.test")
+	for address, want := range map[string]bool{"whoever@catch.test": false, "team@example.test": true, "bob@example.test": true} {
+		if got, err := tb.Owns(context.Background(), bob, address); err != nil || got != want {
+			t.Errorf("%q: %v %v", address, got, err)
+		}
+	}
+}
+
 func TestCheckFindsLoopsAndRemoteTargets(t *testing.T) {
 	problems := table(t).Check()
 	var keys []string
