@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 
 	"github.com/sluicemail/sluice/cmd/internal/config"
@@ -109,26 +107,4 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// tuneMemory lets the garbage collector run less often while the heap is small:
-// most of a mail server's garbage is short-lived, and Go's default would collect
-// it hundreds of times a second. Above the soft limit it works as hard as needed.
-// Who sets GOGC or GOMEMLIMIT decides instead.
-func tuneMemory() {
-	const softLimit = 256 << 20
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(400)
-		debug.SetMemoryLimit(softLimit)
-	}
-}
-
-// tunePluginMemory does the same for a plugin of this program. They read messages
-// as they go by and keep nothing, so what is above is garbage or the frames of a
-// large message that wait to be looked at.
-func tunePluginMemory() {
-	const softLimit = 24 << 20
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(softLimit)
-	}
 }
