@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -33,6 +34,7 @@ type RecipientItem struct {
 	Attempts int       `json:"attempts"`
 	Next     time.Time `json:"next,omitzero"`
 	Last     string    `json:"last,omitempty"`
+	Why      string    `json:"why,omitempty"` // why it is in quarantine, or is to be bounced
 }
 
 // List visits what is in the queue, oldest first, from a consistent view. It can
@@ -74,6 +76,34 @@ func List(ctx context.Context, engine kv.Engine, visit func(Item) (more bool, er
 	return err
 }
 
+// Quarantined visits the entries with a copy in quarantine, oldest first, from a
+// consistent view.
+func Quarantined(ctx context.Context, engine kv.Engine, visit func(Item) (more bool, err error)) error {
+	snapshot, err := engine.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	defer snapshot.Close()
+	upper := append([]byte(quarantinePrefix[:len(quarantinePrefix)-1]), '/'+1)
+	var last storage.ID
+	return snapshot.Scan(ctx, []byte(quarantinePrefix), upper, false, func(key, _ []byte) (bool, error) {
+		id := storage.ID(key[len(quarantinePrefix) : len(quarantinePrefix)+idSize])
+		if id == last {
+			return true, nil
+		}
+		last = id
+		item, err := Show(ctx, snapshot, id)
+		if errors.Is(err, ErrNotFound) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		item.Recipients = slices.DeleteFunc(item.Recipients, func(r RecipientItem) bool { return r.State != stateQuarantined })
+		return visit(item)
+	})
+}
+
 // entryItem shows an entry, also one that can't be read, so that one bad record
 // does not hide the others.
 func entryItem(id storage.ID, value []byte) *Item {
@@ -87,7 +117,7 @@ func entryItem(id storage.ID, value []byte) *Item {
 func recipientItem(value []byte) RecipientItem {
 	rec, err := decodeRecipient(value)
 	if err != nil {
-		return RecipientItem{State: "unreadable", Last: err.Error()}
+		return RecipientItem{State: stateUnreadable, Last: err.Error()}
 	}
 	return rec.item()
 }
@@ -116,19 +146,30 @@ func (e *Entry) item() *Item {
 	}
 }
 
-func (r *Recipient) item() RecipientItem {
-	state := "queued"
+// The states of a recipient.
+const (
+	stateQueued      = "queued"
+	stateHeld        = "held"
+	stateQuarantined = "quarantined"
+	stateUnreadable  = "unreadable"
+)
+
+func (r *Recipient) state() string {
 	switch {
 	case r.Hop.Kind == pipeline.HopQuarantine:
-		state = "quarantined"
+		return stateQuarantined
 	case r.Next.IsZero():
-		state = "held"
+		return stateHeld
 	}
+	return stateQueued
+}
+
+func (r *Recipient) item() RecipientItem {
 	hop := r.Hop.Kind.String()
 	if r.Hop.Address != "" {
 		hop += " " + r.Hop.Address
 	}
 	return RecipientItem{
-		Address: r.Address, State: state, Hop: hop, Attempts: r.Attempts, Next: r.Next, Last: r.Last,
+		Address: r.Address, State: r.state(), Hop: hop, Why: r.Hop.Why, Attempts: r.Attempts, Next: r.Next, Last: r.Last,
 	}
 }

@@ -20,9 +20,8 @@ func (q *Queue) recover(ctx context.Context) error {
 		return err
 	}
 	q.stored = low
-	q.schedule.mu.Lock()
-	q.schedule.low, q.schedule.loaded = low, low
-	q.schedule.mu.Unlock()
+	q.schedule.setLow(low)
+	q.setLoaded(low)
 	return q.load(ctx)
 }
 
@@ -120,7 +119,7 @@ func (q *Queue) scan(ctx context.Context, from, to []byte) (full []byte, err err
 func (q *Queue) admit(ctx context.Context, id storage.ID) (ok bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if _, ok := q.entries[id]; ok {
+	if _, ok := q.entries[id]; ok || q.seized[id] { // who has seized it gives it back
 		return true, nil
 	}
 	if len(q.entries) >= q.window {

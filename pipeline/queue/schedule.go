@@ -30,6 +30,7 @@ type schedule struct {
 	ready   []*live // first in, first out
 	waiting byDue
 	entries map[storage.ID]*live
+	seized  map[storage.ID]bool // in somebody's hand
 	window  int
 	over    bool   // entries that are due may stand on disk only
 	missed  bool   // one of them came since load began a pass over the disk
@@ -42,7 +43,7 @@ type schedule struct {
 }
 
 func (s *schedule) init(window int) {
-	s.entries = make(map[storage.ID]*live)
+	s.entries, s.seized = make(map[storage.ID]*live), make(map[storage.ID]bool)
 	s.window = window
 	s.cond = sync.NewCond(&s.mu)
 	s.refill = make(chan struct{}, 1)
@@ -164,15 +165,39 @@ func (s *schedule) wake(now time.Time) {
 	}
 }
 
-// hurry takes an entry out of the waiting ones and makes it ready.
-func (s *schedule) hurry(id storage.ID) {
+// seize takes an entry out of the workers' reach; false means that one is at it,
+// or will be soon.
+func (s *schedule) seize(id storage.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.entries[id]; ok && e.index >= 0 {
+	e, here := s.entries[id]
+	if s.seized[id] || here && e.index < 0 {
+		return false
+	}
+	if here {
 		heap.Remove(&s.waiting, e.index)
+		delete(s.entries, id)
+	}
+	s.seized[id] = true
+	return true
+}
+
+// giveBack ends seize. e is the entry as it is on disk now, nil if there is nothing
+// to do for it; unread means that it could not be read and has to be found again.
+func (s *schedule) giveBack(id storage.ID, e *live, unread bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.seized, id)
+	full := len(s.entries) >= s.window
+	switch {
+	case unread, full && e != nil && len(e.recipients) > 0:
+		s.over, s.missed = true, true
+	case e != nil && len(e.recipients) > 0:
+		s.entries[id] = e
 		s.ready = append(s.ready, e)
 		s.cond.Signal()
 	}
+	s.wantMore()
 }
 
 // pass moves the low-water mark to the first minute in which an entry in memory
@@ -181,7 +206,7 @@ func (s *schedule) hurry(id storage.ID) {
 func (s *schedule) pass(limit uint32) (low uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over { // entries on disk may be due before
+	if s.over || len(s.seized) > 0 { // entries on disk may be due before
 		return s.low
 	}
 	minute := limit
@@ -208,6 +233,12 @@ func (s *schedule) setLoaded(minute uint32) (before uint32) {
 	defer s.mu.Unlock()
 	before, s.loaded = s.loaded, minute
 	return before
+}
+
+func (s *schedule) setLow(minute uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.low = minute
 }
 
 func (s *schedule) marks() (low, loaded uint32) {

@@ -1,0 +1,199 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv"
+)
+
+// Verb is what an administrator does to an entry by hand.
+type Verb string
+
+// The verbs, and whom among the entry's recipients they concern.
+const (
+	Hold    Verb = "hold"    // queued ones: not tried until released
+	Release Verb = "release" // held ones: tried again from now on
+	Retry   Verb = "retry"   // queued ones: tried now
+	Remove  Verb = "remove"  // queued and held ones: forgotten, nobody is told
+
+	ReleaseQuarantined Verb = "release from quarantine" // quarantined ones: delivered
+	RemoveQuarantined  Verb = "remove from quarantine"  // quarantined ones: forgotten, nobody is told
+)
+
+// ErrBusy is returned for an entry that is being tried for longer than one waits.
+var ErrBusy = errors.New("it is being delivered right now")
+
+// ErrNothing is returned for an entry without a recipient that the verb concerns.
+var ErrNothing = errors.New("no recipient in that state")
+
+// Route says where a recipient's mail goes now, or why nowhere.
+type Route func(ctx context.Context, address string) ([]pipeline.Hop, error)
+
+// Do does verb to an entry and returns how many recipients that concerned; it is
+// durable then. It may be called while the queue works, and on a queue that was
+// not started: for the time that it takes the entry belongs to the caller, not to
+// a worker. route is for ReleaseQuarantined alone.
+func (q *Queue) Do(ctx context.Context, id storage.ID, verb Verb, route Route) (int, error) {
+	if q.stop == nil { // not started: nobody has read the mark
+		low, err := q.low(ctx)
+		if err != nil {
+			return 0, err
+		}
+		q.schedule.setLow(low)
+	}
+	if err := q.seize(ctx, id); err != nil {
+		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
+	}
+	n, pos, err := q.byHand(ctx, id, verb, route)
+	q.giveBack(ctx, id)
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
+	}
+	if err := q.Store.WaitDurable(ctx, pos); err != nil {
+		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
+	}
+	q.Logger.Info("by hand", "id", id, "stage", pipeline.StageQueue, "action", string(verb), "recipients", n, "why", "asked to")
+	return n, nil
+}
+
+// seize takes an entry away from the workers, waiting for one that is at it.
+func (q *Queue) seize(ctx context.Context, id storage.ID) error {
+	const patience, look = 10 * time.Second, 20 * time.Millisecond
+	for end := time.Now().Add(patience); ; {
+		if q.schedule.seize(id) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return ErrBusy
+		}
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// giveBack lets the workers have what is on disk now.
+func (q *Queue) giveBack(ctx context.Context, id storage.ID) {
+	e, err := q.read(context.WithoutCancel(ctx), id)
+	if err != nil {
+		q.Logger.Error("queue entry not read back", "id", id, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+	}
+	q.schedule.giveBack(id, e, err != nil)
+}
+
+// byHand changes an entry on disk.
+func (q *Queue) byHand(ctx context.Context, id storage.ID, verb Verb, route Route) (int, kv.Pos, error) {
+	entry, recipients, err := readEntry(ctx, q.Store.KV(), id)
+	if errors.Is(err, kv.ErrNotFound) {
+		return 0, 0, ErrNotFound
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	h := hand{q: q, entry: &entry, verb: verb, now: q.Now(), left: len(recipients)}
+	for i := range recipients {
+		h.free = max(h.free, recipients[i].Number+1)
+	}
+	for i := range recipients {
+		if err := h.do(ctx, &recipients[i], route); err != nil {
+			return 0, 0, err
+		}
+	}
+	if h.done == 0 {
+		return 0, 0, ErrNothing
+	}
+	if h.left == 0 {
+		h.b.Delete(entryKey(id))
+		q.Store.DropRef(&h.b, entry.Content, useOf(id))
+	}
+	trace.Append(&h.b, id, h.now, h.events...)
+	pos, err := q.Store.KV().Apply(ctx, &h.b)
+	return h.done, pos, err
+}
+
+// hand is one Do on its way.
+type hand struct {
+	q      *Queue
+	b      kv.Batch
+	entry  *Entry
+	verb   Verb
+	now    time.Time
+	free   uint32 // the first number that no recipient has
+	left   int    // recipients that will be there
+	done   int
+	events []trace.Event
+}
+
+func (h *hand) do(ctx context.Context, r *Recipient, route Route) error {
+	state := r.state()
+	switch {
+	case h.verb == Hold && state == stateQueued:
+		r.Next = time.Time{}
+		h.set(r)
+		h.say(r, "held")
+	case h.verb == Retry && state == stateQueued, h.verb == Release && state == stateHeld:
+		h.due(r)
+		h.say(r, string(h.verb))
+	case h.verb == Remove && (state == stateQueued || state == stateHeld):
+		h.remove(r)
+	case h.verb == RemoveQuarantined && state == stateQuarantined:
+		h.b.Delete(quarantineKey(h.entry.ID, r.Number))
+		h.remove(r)
+	case h.verb == ReleaseQuarantined && state == stateQuarantined:
+		return h.release(ctx, r, route)
+	}
+	return nil
+}
+
+// release sends a quarantined copy to where the recipient's mail goes now.
+func (h *hand) release(ctx context.Context, r *Recipient, route Route) error {
+	hops, err := route(ctx, r.Address)
+	if err == nil && len(hops) == 0 {
+		err = errors.New("it leads nowhere")
+	}
+	if err != nil {
+		return fmt.Errorf("find the mailbox of %s: %w", r.Address, err)
+	}
+	h.b.Delete(quarantineKey(h.entry.ID, r.Number))
+	h.say(r, "released")
+	for i, hop := range hops {
+		one := *r
+		one.Hop, one.Attempts, one.Last, one.Warned = hop, 0, "", false
+		if i > 0 {
+			one.Number = h.free
+			h.free++
+			h.left++
+		}
+		h.due(&one)
+	}
+	return nil
+}
+
+func (h *hand) due(r *Recipient) {
+	r.Next = h.now
+	h.set(r)
+	h.b.Set(dueKey(h.q.dueMinute(h.now), localHop, h.entry.ID, r.Number), nil)
+}
+
+func (h *hand) set(r *Recipient) { h.b.Set(recipientKey(h.entry.ID, r.Number), r.append(nil)) }
+
+func (h *hand) remove(r *Recipient) {
+	h.b.Delete(recipientKey(h.entry.ID, r.Number))
+	h.left--
+	h.say(r, "removed")
+}
+
+func (h *hand) say(r *Recipient, action string) {
+	h.done++
+	h.events = append(h.events, trace.Event{
+		At: h.now, Stage: pipeline.StageQueue, Recipient: r.Address, Action: action, Text: "by hand",
+	})
+}
