@@ -117,6 +117,13 @@ func (c *cache) watch(e *entry, n int) {
 	}
 }
 
+// position is that of what the account's state shows.
+func (e *entry) position() kv.Pos {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pos
+}
+
 // take gets the account's lock.
 func (e *entry) take(ctx context.Context) error {
 	select {

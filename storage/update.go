@@ -50,7 +50,8 @@ type dirtyBox struct {
 var txPool = sync.Pool{New: func() any { return &Tx{arena: make([]byte, 0, 4<<10)} }}
 
 // Update runs fn under the account's lock and applies what it did as one atomic batch. It returns the batch's position,
-// or the account's last one if fn changed nothing. When fn returns an error, nothing is changed and that error comes back.
+// or the account's last one if fn changed nothing. When fn returns an error, nothing is changed, and that error comes back with
+// the position of what fn saw: who tells a client what was wrong waits for it (RULES B1).
 // fn must not wait for anything outside the store. A failure of the engine after fn leaves open whether the change took
 // place; the next Update or View shows it.
 func (s *Store) Update(ctx context.Context, account AccountID, fn func(*Tx) error) (kv.Pos, error) {
@@ -76,7 +77,7 @@ func (s *Store) update(ctx context.Context, account AccountID, first *accountSta
 	defer tx.free()
 	tx.s, tx.ctx, tx.e, tx.id, tx.base, tx.nums, tx.now = s, ctx, e, account, state, state.nums, s.clock()
 	if err := fn(tx); err != nil {
-		return 0, err
+		return e.position(), err
 	}
 	return tx.commit(e)
 }
@@ -98,9 +99,7 @@ func (tx *Tx) commit(e *entry) (kv.Pos, error) {
 		return 0, err
 	}
 	if tx.batch.Len() == 0 {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return e.pos, nil
+		return e.position(), nil
 	}
 	if tx.batch.Size() > maxBatch {
 		return 0, fmt.Errorf("update account %s: %w", tx.id, ErrTooLarge)

@@ -40,9 +40,10 @@ func (s *session) append(name string, r goimap.LiteralReader, o *goimap.AppendOp
 	defer cancel()
 	prepared, err := s.srv.o.Store.Prepare(ctx, draft, nil)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, draft.Withdraw())
 	}
 	var data goimap.AppendData
+	named := false // by a batch that may have been applied, whatever came after
 	err = s.update(func(tx *storage.Tx) error {
 		m, err := tx.Mailbox(name)
 		if err != nil {
@@ -54,21 +55,17 @@ func (s *session) append(name string, r goimap.LiteralReader, o *goimap.AppendOp
 		}
 		prepared.Put(tx.Batch(), "")
 		data = goimap.AppendData{UID: goimap.UID(uid), UIDValidity: m.UIDValidity}
+		named = true
 		return nil
 	})
+	if err != nil && !named {
+		// Otherwise the file stays: if nothing names it after all, `store verify` finds it.
+		err = errors.Join(err, draft.Withdraw())
+	}
 	if err != nil {
-		return nil, errors.Join(err, withdraw(draft, err))
+		return nil, err
 	}
 	return &data, nil
-}
-
-// withdraw removes the file of a message that was not stored. After a change
-// whose fate is unknown the file stays: `store verify` finds it.
-func withdraw(draft *blob.Draft, err error) error {
-	if _, text := failureText(err); text == "" {
-		return nil
-	}
-	return draft.Withdraw()
 }
 
 // admit refuses a message before it is read: no space, no mailbox, over quota.

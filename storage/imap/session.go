@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -126,15 +127,13 @@ func (s *session) view(ctx context.Context, fn func(*storage.View) error) error 
 	return s.srv.o.Store.WaitDurable(ctx, pos)
 }
 
-// update changes the account and waits until that is durable (RULES B1).
+// update changes the account and waits until that is durable (RULES B1). So is
+// what made fn fail: "the mailbox exists already" shows a mailbox.
 func (s *session) update(fn func(*storage.Tx) error) error {
 	ctx, cancel := s.command()
 	defer cancel()
 	pos, err := s.srv.o.Store.Update(ctx, s.account, fn)
-	if err != nil {
-		return err
-	}
-	return s.srv.o.Store.WaitDurable(ctx, pos)
+	return cmp.Or(err, s.srv.o.Store.WaitDurable(ctx, pos))
 }
 
 func no(code goimap.ResponseCode, text string) error {

@@ -1,0 +1,88 @@
+package imap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv/kvtest"
+	"github.com/sluicemail/sluice/storage/storagetest"
+)
+
+// openGated opens a store whose disk can be shut.
+func openGated(t *testing.T) (*storage.Store, *gateEngine) {
+	t.Helper()
+	gate := &gateEngine{Engine: kvtest.NewMemory()}
+	store, err := storage.Open(t.Context(), storage.Options{Dir: t.TempDir(), Engine: gate, Cost: storagetest.Cheap()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close(context.Background()) })
+	if _, err := store.CreateAccount(t.Context(), testUser, testPass, storage.AccountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return store, gate
+}
+
+// TestAppendCutOffWhileItSyncs: a server that stops before a message is durable answers NO, but the message may be in the
+// mailbox all the same, and then it has to be whole.
+func TestAppendCutOffWhileItSyncs(t *testing.T) {
+	store, gate := openGated(t)
+	srv, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
+	p := dial(t, addr).login()
+	mail := shortMail + strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n", 2000)
+	open := gate.close()
+	p.send(fmt.Sprintf("a APPEND INBOX {%d}\r\n", len(mail)))
+	p.until("+")
+	p.send(mail + "\r\n")
+	quiet(t, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	srv.Shutdown(ctx)
+	open()
+	if err := allWhole(t, store); err != nil {
+		t.Error(err)
+	}
+}
+
+// allWhole reads every message in the INBOX.
+func allWhole(t *testing.T, store *storage.Store) error {
+	a, err := store.Accounts().Lookup(t.Context(), testUser)
+	if err != nil {
+		return err
+	}
+	return store.View(t.Context(), a.ID, func(v *storage.View) error {
+		box, err := v.Mailbox("INBOX")
+		if err != nil {
+			return err
+		}
+		return v.Messages(box.ID, 1, ^storage.UID(0), func(m *storage.Message) (bool, error) {
+			c, err := store.Open(t.Context(), m)
+			if err != nil {
+				return false, err
+			}
+			_, err = io.Copy(io.Discard, c.Reader())
+			return true, errors.Join(err, c.Close())
+		})
+	})
+}
+
+// TestRefusalsWaitToo: "it exists already" tells of a mailbox as much as LIST does (RULES B1).
+func TestRefusalsWaitToo(t *testing.T) {
+	store, gate := openGated(t)
+	_, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
+	first, second := dial(t, addr).login(), dial(t, addr).login()
+	open := gate.close()
+	first.send("a CREATE new\r\n")
+	quiet(t, first)
+	second.send("b CREATE new\r\n")
+	quiet(t, second)
+	open()
+	second.until("b NO")
+	first.until("a OK")
+}
