@@ -450,3 +450,39 @@ func TestWarmDelivery(t *testing.T) {
 		t.Errorf("%d calls of the engine", n)
 	}
 }
+
+// TestDamageDoesNotSpread: what the collector and the remover cannot read keeps nothing else (DRILLS E2.7).
+func TestDamageDoesNotSpread(t *testing.T) {
+	now := time.Date(2026, 11, 21, 20, 0, 0, 0, time.UTC)
+	s := openMemory(t, func(o *Options) { o.Clock = func() time.Time { return now } })
+	a, err := s.CreateAccount(t.Context(), "a@example.test", "secret", AccountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := put(t, s, "a: b\r\n\r\n")
+	_, err = s.Update(t.Context(), a.ID, func(tx *Tx) error {
+		m, err := tx.CreateMailbox("old", 0)
+		if err == nil {
+			_, err = tx.Deliver(m.ID, Delivery{Info: p.Info(0)})
+		}
+		p.Put(tx.Batch(), "")
+		tx.Batch().Set([]byte(ownerGC+"!"), nil)
+		tx.Batch().Set(appendGCKey(nil, ID{1}, s.NewID()), nil)
+		tx.Batch().Set(contentKey(contentRecord, ID{1}), []byte{recordVersion, 99})
+		tx.Batch().Set([]byte(keyPurge+"!"), nil)
+		return err
+	})
+	if err == nil {
+		_, err = s.Update(t.Context(), a.ID, func(tx *Tx) error { return tx.DeleteMailbox("old") })
+	}
+	if err == nil {
+		err = s.purgeAll(t.Context())
+	}
+	now = now.Add(30 * time.Minute)
+	if err = errors.Join(err, s.CollectNow(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ContentInfo(t.Context(), p.ID(), 0); !errors.Is(err, ErrNoContent) {
+		t.Errorf("the content of the deleted mailbox: %v, want it gone", err)
+	}
+}

@@ -48,19 +48,22 @@ func (s *Store) runPurger(ctx context.Context) {
 }
 
 func (s *Store) purgeAll(ctx context.Context) error {
-	prefix := []byte(keyPurge)
-	for {
+	end := prefixEnd([]byte(keyPurge))
+	for lower := []byte(keyPurge); ; {
 		var next []byte
-		err := s.engine.Scan(ctx, prefix, prefixEnd(prefix), false, func(key, _ []byte) (bool, error) {
+		err := s.engine.Scan(ctx, lower, end, false, func(key, _ []byte) (bool, error) {
 			next = append([]byte(nil), key...)
 			return false, nil
 		})
 		if err != nil || next == nil {
 			return err
 		}
-		if err := s.purge(ctx, next); err != nil {
+		if err := s.purge(ctx, next); errors.Is(err, errCorrupt) {
+			s.log.Error("store: the remover of mail passes over a key", "key", next, "err", err)
+		} else if err != nil {
 			return err
 		}
+		lower = append(next, 0)
 	}
 }
 
