@@ -17,6 +17,7 @@ type Peer struct {
 	Session  string     // session ID, for logs
 	Addr     netip.Addr // client address after PROXY (RULES D3)
 	Name     string     // verified reverse name (RFC 8601 section 3 "iprev"), or ""
+	Reverse  string     // how iprev ended: pass, fail, temperror or permerror; "": not looked up
 	Helo     string     // argument of HELO, EHLO or LHLO
 	ESMTP    bool       // EHLO or LHLO rather than HELO
 	LMTP     bool       //

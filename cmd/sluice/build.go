@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -97,14 +96,4 @@ func newHost(c *config.Config, logger *slog.Logger) (*pluginhost.Host, error) {
 	return pluginhost.New(pluginhost.Options{
 		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger,
 	}), nil
-}
-
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // checked by the configuration
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

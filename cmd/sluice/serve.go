@@ -49,7 +49,9 @@ func (a *app) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s := &server{config: c, logger: newLogger(a.stderr, c.Log)}
+			logger, flush := newLogger(a.stderr, c.Log)
+			defer flush()
+			s := &server{config: c, logger: logger}
 			if err := s.start(cmd.Context()); err != nil {
 				return err
 			}
@@ -292,13 +294,16 @@ func (s *server) recordShadow(id storage.ID, e trace.Event) {
 	}
 }
 
+// readyMessage is the line for which scripts wait.
+const readyMessage = "ready"
+
 // sayReady writes the one line that scripts wait for: every listener is open.
 func (s *server) sayReady() {
 	attrs := []any{"msg_version", 1, "data_dir", s.config.DataDir}
 	for _, l := range s.listeners {
 		attrs = append(attrs, "listener."+l.name, l.addr.String())
 	}
-	s.logger.Info("ready", attrs...)
+	s.logger.Info(readyMessage, attrs...)
 }
 
 func listenTCP(ctx context.Context, address string) (net.Listener, error) {

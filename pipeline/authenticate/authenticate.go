@@ -120,7 +120,11 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 		side.run(func() { r.dkim, dkimErr = s.verifySignatures(ctx, limited, m) })
 	}
 	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
-		side.run(func() { r.iprev = checkReverse(limited, s.DNS, m.Peer.Addr) })
+		if m.Peer.Reverse == "" {
+			side.run(func() { r.iprev = s.checkReverse(limited, m.Peer) })
+		} else {
+			r.iprev = s.checkReverse(limited, m.Peer)
+		}
 		if s.Config.SPF {
 			r.spf = s.checkSPF(limited, m)
 		}

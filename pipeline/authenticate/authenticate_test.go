@@ -209,7 +209,7 @@ func TestReverse(t *testing.T) {
 		if got != "mx.sluice.test; "+test.want {
 			t.Errorf("got %s, want %s", got, test.want)
 		}
-		if name := VerifiedName(t.Context(), f.stage.DNS, m.Peer.Addr); name != test.tag {
+		if _, name := resolver.VerifyReverse(t.Context(), f.stage.DNS, m.Peer.Addr); name != test.tag {
 			t.Errorf("%s: name %q, want %q", test.addr, name, test.tag)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 )
 
@@ -20,49 +21,18 @@ const (
 	resultPermError = "permerror"
 )
 
-// maxReverseNames is how many names of an address are looked at (RFC 7208 section 4.6.4 says 10 for its ptr).
-const maxReverseNames = 5
-
 type iprevResult struct {
 	result string
 	addr   netip.Addr
 	name   string // the first name that leads back, or ""
 }
 
-// VerifiedName returns the name of addr in the reverse tree, if that name leads back to addr, or "" (RFC 8601 section 3).
-// It is what receive puts into Peer.Name.
-func VerifiedName(ctx context.Context, dns resolver.Lookup, addr netip.Addr) string {
-	return checkReverse(ctx, dns, addr).name
-}
-
-// checkReverse is the method iprev (RFC 8601 section 3).
-func checkReverse(ctx context.Context, dns resolver.Lookup, addr netip.Addr) *iprevResult {
-	addr = addr.Unmap().WithZone("")
-	r := &iprevResult{addr: addr, result: resultFail}
-	names, err := dns.LookupPTR(ctx, addr)
-	if err != nil {
-		r.result = resultPermError // section 2.7.3: no PTR record
-		if temporary(err) {
-			r.result = resultTempError
-		}
-		return r
-	}
-	network := "ip6"
-	if addr.Is4() {
-		network = "ip4"
-	}
-	for _, name := range names[:min(len(names), maxReverseNames)] {
-		addrs, err := dns.LookupIP(ctx, network, name)
-		if err != nil && temporary(err) {
-			r.result = resultTempError
-			continue
-		}
-		for _, a := range addrs {
-			if a == addr {
-				r.result, r.name = resultPass, name
-				return r
-			}
-		}
+// checkReverse is the method iprev (RFC 8601 section 3). Receive has asked already, beside the envelope; who comes another
+// way is looked up here.
+func (s *Stage) checkReverse(ctx context.Context, p *pipeline.Peer) *iprevResult {
+	r := &iprevResult{result: p.Reverse, name: p.Name, addr: p.Addr.Unmap().WithZone("")}
+	if r.result == "" {
+		r.result, r.name = resolver.VerifyReverse(ctx, s.DNS, r.addr)
 	}
 	return r
 }

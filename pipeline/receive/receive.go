@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
+	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/blob"
 )
@@ -55,12 +56,6 @@ type Accounts interface {
 	MaySendAs(ctx context.Context, login, address string) (bool, error)
 }
 
-// Resolver finds the name of a client; pipeline/resolver has one.
-type Resolver interface {
-	LookupPTR(ctx context.Context, addr netip.Addr) ([]string, error)
-	LookupIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
-
 // Options is what New takes.
 type Options struct {
 	Hostname            string
@@ -72,8 +67,8 @@ type Options struct {
 	Config              Config
 	Limits              listen.Config
 	Pipeline            Pipeline
-	Accounts            Accounts // Submission only
-	Resolver            Resolver // nil: names are not looked up
+	Accounts            Accounts               // Submission only
+	Resolver            resolver.ReverseLookup // nil: names are not looked up
 	Blobs               *blob.Store
 	NewID               func() storage.ID
 	Ready               func() pipeline.Reply // asked at each MAIL; not OK when there is no room for mail; nil: always OK

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
+	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/mime"
 )
@@ -18,7 +19,7 @@ func (s *session) submit(m *pipeline.Message) pipeline.Result {
 	o := &s.gate.server.options
 	ctx, cancel := s.gate.whileConnected()
 	defer cancel()
-	m.Peer.Name = s.clientName(ctx)
+	m.Peer.Reverse, m.Peer.Name = s.clientName(ctx)
 	if m.Origin == sdk.Login {
 		if reply := s.ownFields(ctx, m); !reply.OK() {
 			m.Content.Discard()
@@ -173,8 +174,8 @@ func safeName(s string) string {
 
 // lookup is the search for the client's verified name, beside everything else.
 type lookup struct {
-	done chan struct{}
-	name string
+	done         chan struct{}
+	result, name string
 }
 
 const nameTime = 5 * time.Second
@@ -192,20 +193,20 @@ func (s *session) startLookup() {
 		defer close(l.done)
 		ctx, cancel := context.WithTimeout(g.server.base, nameTime)
 		defer cancel()
-		l.name = verifiedName(ctx, r, g.client)
+		l.result, l.name = resolver.VerifyReverse(ctx, r, g.client)
 	}()
 }
 
-// clientName waits for what startLookup finds: the name, or "".
-func (s *session) clientName(ctx context.Context) string {
+// clientName waits for what startLookup finds.
+func (s *session) clientName(ctx context.Context) (result, name string) {
 	if s.name == nil {
-		return ""
+		return "", ""
 	}
 	select {
 	case <-s.name.done:
-		return s.name.name
+		return s.name.result, s.name.name
 	case <-ctx.Done():
-		return ""
+		return "", ""
 	}
 }
 
