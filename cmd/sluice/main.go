@@ -55,6 +55,7 @@ func (a *app) commands() []*cobra.Command {
 		a.checkCommand(),
 		a.userCommand(),
 		a.queueCommand(),
+		a.quarantineCommand(),
 		a.traceCommand(),
 		a.pluginCommand(),
 		a.benchCommand(),

@@ -13,6 +13,8 @@ import (
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/cmd/internal/control"
 	"github.com/sluicemail/sluice/cmd/internal/datadir"
+	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/pipeline/route"
 	"github.com/sluicemail/sluice/storage"
 )
 
@@ -21,19 +23,38 @@ import (
 // both give the same answer.
 type operation struct {
 	name string
-	run  func(ctx context.Context, s *storage.Store, request json.RawMessage, emit func(item any) error) error
+	run  func(ctx context.Context, d *desk, request json.RawMessage, emit func(item any) error) error
+}
+
+// desk is what operations work on: the running server's rooms, or those of a
+// command that has opened the store, where the queue was not started.
+type desk struct {
+	store *storage.Store
+	queue *queue.Queue
+	table func() *route.Table
 }
 
 // operations lists them all; startControl offers each on the socket.
 func operations() []operation {
-	return append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation())
+	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation())
+	for _, verb := range verbs {
+		list = append(list, verb.operation())
+	}
+	return list
 }
 
-// typed decodes the request of an operation.
-func typed[T any](run func(ctx context.Context, s *storage.Store, request T, emit func(item any) error) error) func(context.Context, *storage.Store, json.RawMessage, func(any) error) error {
-	return func(ctx context.Context, s *storage.Store, raw json.RawMessage, emit func(any) error) error {
+// typed decodes the request of an operation on the store alone.
+func typed[T any](run func(ctx context.Context, s *storage.Store, request T, emit func(item any) error) error) func(context.Context, *desk, json.RawMessage, func(any) error) error {
+	return typedDesk(func(ctx context.Context, d *desk, request T, emit func(any) error) error {
+		return run(ctx, d.store, request, emit)
+	})
+}
+
+// typedDesk decodes the request of an operation.
+func typedDesk[T any](run func(ctx context.Context, d *desk, request T, emit func(item any) error) error) func(context.Context, *desk, json.RawMessage, func(any) error) error {
+	return func(ctx context.Context, d *desk, raw json.RawMessage, emit func(any) error) error {
 		return control.Typed(func(ctx context.Context, request T, emit func(any) error) error {
-			return run(ctx, s, request, emit)
+			return run(ctx, d, request, emit)
 		})(ctx, raw, emit)
 	}
 }
@@ -71,7 +92,8 @@ func (a *app) performHere(ctx context.Context, c *config.Config, op operation, r
 	if err != nil {
 		return fmt.Errorf("encode the request %s: %w", op.name, err)
 	}
-	store, err := openStore(ctx, c, slog.New(slog.DiscardHandler), func(err error) {
+	logger := slog.New(slog.DiscardHandler)
+	store, err := openStore(ctx, c, logger, func(err error) {
 		fmt.Fprintln(a.stderr, "sluice: the store has failed: "+err.Error())
 		os.Exit(exitFailed)
 	})
@@ -79,7 +101,12 @@ func (a *app) performHere(ctx context.Context, c *config.Config, op operation, r
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close(ctx)) }()
-	return op.run(ctx, store, raw, func(item any) error {
+	table, err := newTable(c, store)
+	if err != nil {
+		return err
+	}
+	d := &desk{store, queue.New(queue.Options{Store: store, Logger: logger}), func() *route.Table { return table }}
+	return op.run(ctx, d, raw, func(item any) error {
 		raw, err := json.Marshal(item)
 		if err != nil {
 			return err
@@ -113,9 +140,10 @@ func show[T any](ctx context.Context, a *app, op operation, request any, text fu
 // the socket.
 func (s *server) startControl(ctx context.Context) error {
 	s.control = control.NewServer(s.config.DataDir, s.logger)
+	d := &desk{s.store, s.queue, s.currentTable}
 	for _, op := range operations() {
 		s.control.Handle(op.name, func(ctx context.Context, request json.RawMessage, emit func(any) error) error {
-			return op.run(ctx, s.store, request, emit)
+			return op.run(ctx, d, request, emit)
 		})
 	}
 	s.control.Handle("reload", control.Typed(func(ctx context.Context, request reloadRequest, _ func(any) error) error {

@@ -71,7 +71,8 @@ func (a *app) queueCommand() *cobra.Command {
 			return show(cmd.Context(), a, queueShowOperation(), queueShowRequest{args[0]}, printItem)
 		},
 	}
-	return group("queue", "look at what waits in the queue", list, one)
+	return group("queue", "look at what waits in the queue, and decide about it by hand",
+		append([]*cobra.Command{list, one}, a.verbCommands("queue")...)...)
 }
 
 func printItem(w io.Writer, item queue.Item) {
@@ -88,6 +89,9 @@ func printItem(w io.Writer, item queue.Item) {
 		}
 		if r.Last != "" {
 			fmt.Fprintf(w, ": %s", r.Last)
+		}
+		if r.Why != "" {
+			fmt.Fprintf(w, ": %s", r.Why)
 		}
 		fmt.Fprintln(w)
 	}
