@@ -423,7 +423,7 @@ func idleMemory(t *testing.T, secure bool) {
 	}
 	each := (used() - before) / sessions
 	limit := int64(32 << 10) // 22 KiB; with the race detector stacks are larger
-	if secure { // the client's half is measured as well
+	if secure {              // the client's half is measured as well
 		limit = 52 << 10
 	}
 	t.Logf("%d octets a session, both ends in this process; %s", each, split())
