@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluicemail/sluice/storage/kv"
 )
@@ -23,11 +24,17 @@ type View struct {
 	loaded map[MailboxID]*UIDSequence // read by this View
 }
 
+// maxView is how long a View may be open: an engine need not keep a snapshot longer (RULES B2).
+const maxView = 30 * time.Second
+
 // View runs fn over a consistent state of the account. Before anything from it is shown to anybody outside, the caller
-// waits: WaitDurable(ctx, view.Pos()). fn must end within 30 s; it may wait for the network no longer than that.
+// waits: WaitDurable(ctx, view.Pos()). After 30 s every read fails with context.DeadlineExceeded: fn does not wait for the
+// network.
 func (s *Store) View(ctx context.Context, account AccountID, fn func(*View) error) (err error) {
 	e := s.cache.acquire(account)
 	defer s.cache.release(e)
+	ctx, cancel := context.WithTimeout(ctx, maxView)
+	defer cancel()
 	v := &View{s: s, ctx: ctx, id: account, e: e}
 	if err := v.open(); err != nil {
 		return err

@@ -86,3 +86,83 @@ func TestRefusalsWaitToo(t *testing.T) {
 	second.until("b NO")
 	first.until("a OK")
 }
+
+// TestManyChanges: what another session did to thousands of messages is told a piece at a time, and all of it.
+func TestManyChanges(t *testing.T) {
+	store := openStore(t)
+	a, err := store.Accounts().Lookup(t.Context(), testUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deliver(t, store, a.ID, 2*newsPiece+500)
+	_, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
+	p, q := dial(t, addr).login(), dial(t, addr).login()
+	p.ok("SELECT INBOX")
+	q.ok("SELECT INBOX")
+	q.ok(`STORE 1:* +FLAGS.SILENT (\Flagged)`)
+	q.ok(`STORE 1:1000 +FLAGS.SILENT (\Deleted)`)
+	q.ok("EXPUNGE")
+	p.send("n NOOP\r\n")
+	expunged, flagged := 0, 0
+	for _, l := range p.until("n ") {
+		if strings.HasSuffix(l, " EXPUNGE") {
+			expunged++
+		}
+		if strings.Contains(l, `FLAGS (\Flagged)`) {
+			flagged++
+		}
+	}
+	if expunged != 1000 || flagged != 2*newsPiece-500 {
+		t.Errorf("%d expunged, %d flagged", expunged, flagged)
+	}
+	p.send("n NOOP\r\n")
+	if l := p.until("n "); len(l) != 1 {
+		t.Errorf("told again: %d lines", len(l))
+	}
+}
+
+func deliver(t *testing.T, store *storage.Store, a storage.AccountID, n int) {
+	t.Helper()
+	spool := store.Blobs().NewSpool()
+	if _, err := io.WriteString(spool, shortMail); err != nil {
+		t.Fatal(err)
+	}
+	draft, err := spool.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	prepared, err := store.Prepare(t.Context(), draft, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Update(t.Context(), a, func(tx *storage.Tx) error {
+		box, err := tx.Mailbox("INBOX")
+		prepared.Put(tx.Batch(), "")
+		for range n {
+			if err == nil {
+				_, err = tx.Deliver(box.ID, storage.Delivery{Info: prepared.Info(0)})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAccountRemoved: a session whose account goes is told so, and ends.
+func TestAccountRemoved(t *testing.T) {
+	store := openStore(t)
+	_, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
+	selected, other := dial(t, addr).login(), dial(t, addr).login()
+	selected.ok("SELECT INBOX")
+	if err := store.RemoveAccount(t.Context(), testUser, true); err != nil {
+		t.Fatal(err)
+	}
+	other.send("a STATUS INBOX (MESSAGES)\r\n")
+	if l := other.until("a "); !strings.Contains(l[len(l)-1], "[EXPIRED]") {
+		t.Error(l)
+	}
+	selected.send("b NOOP\r\n")
+	selected.until("* BYE")
+}

@@ -151,6 +151,7 @@ func failureText(err error) (goimap.ResponseCode, string) {
 		code goimap.ResponseCode
 		text string
 	}{
+		{storage.ErrUnknownAccount, goimap.ResponseCodeExpired, "The account was removed"},
 		{storage.ErrNoMailbox, goimap.ResponseCodeNonExistent, "There is no such mailbox"},
 		{storage.ErrMailboxExists, goimap.ResponseCodeAlreadyExists, "The mailbox exists already"},
 		{storage.ErrMailboxName, goimap.ResponseCodeCannot, "This is not a possible mailbox name"},

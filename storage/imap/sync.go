@@ -41,13 +41,12 @@ type news struct {
 	box     storage.Mailbox
 	seq     *storage.UIDSequence
 	now     storage.ModSeq
-	changed []flagged
+	flags   []byte        // FETCH responses
+	changed []storage.UID // whose flags are not in flags yet
 }
 
-type flagged struct {
-	uid   storage.UID
-	flags storage.Flags
-}
+// newsPiece is how many messages' flags are held in memory to be told.
+const newsPiece = 1000
 
 var errGone = errors.New("the mailbox is gone")
 
@@ -68,16 +67,24 @@ func (s *session) syncLocked(allowExpunge bool) error {
 	ctx, cancel := s.command()
 	defer cancel()
 	n, err := s.news(ctx, allowExpunge)
-	if errors.Is(err, storage.ErrNoMailbox) || errors.Is(err, errGone) {
-		return s.w.bye("The selected mailbox was removed") // RFC 2180 section 3.3
-	}
 	if err != nil {
-		return s.fail("look for changes", err)
+		return s.syncFailed(err)
 	}
 	if n == nil {
 		return nil
 	}
-	return s.w.send(s.tell(nil, n))
+	return s.tell(n)
+}
+
+// syncFailed is fail for what ends the session when it is gone.
+func (s *session) syncFailed(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrNoMailbox), errors.Is(err, errGone):
+		return s.w.bye("The selected mailbox was removed") // RFC 2180 section 3.3
+	case errors.Is(err, storage.ErrUnknownAccount):
+		return s.w.bye("The account was removed")
+	}
+	return s.fail("look for changes", err)
 }
 
 // news reads what changed; nil if nothing did that may be told.
@@ -106,40 +113,52 @@ func (s *session) news(ctx context.Context, allowExpunge bool) (*news, error) {
 		if err != nil {
 			return err
 		}
-		n = &news{box: m, seq: seq, now: ch.Now}
-		return n.read(v, box, ch.Changed)
+		n = &news{box: m, seq: seq, now: ch.Now, changed: known(box.seq, ch.Changed)}
+		return n.read(v, box)
 	})
 	return n, err
 }
 
-// read collects the flags of messages that the client knows and that it did not
-// change itself.
-func (n *news) read(v *storage.View, box *selected, uids []storage.UID) error {
+// known returns those of the ascending uids that the client has heard of.
+func known(seq *storage.UIDSequence, uids []storage.UID) []storage.UID {
 	last := storage.UID(0)
-	if k := box.seq.Len(); k > 0 {
-		last = box.seq.At(k - 1)
+	if n := seq.Len(); n > 0 {
+		last = seq.At(n - 1)
 	}
 	end, found := slices.BinarySearch(uids, last)
 	if found {
 		end++
 	}
-	return v.MessagesOf(box.id, uids[:end], func(m *storage.Message) (bool, error) {
-		if !slices.Contains(box.own, m.ModSeq) {
-			f := m.Flags
-			f.Keywords = slices.Clone(f.Keywords)
-			n.changed = append(n.changed, flagged{m.UID, f})
+	return uids[:end]
+}
+
+// read makes the responses for some of the changed messages, without those that
+// the client changed itself.
+func (n *news) read(v *storage.View, box *selected) error {
+	piece := n.changed[:min(len(n.changed), newsPiece)]
+	n.changed = n.changed[len(piece):]
+	return v.MessagesOf(box.id, piece, func(m *storage.Message) (bool, error) {
+		if i, ok := n.seq.Index(m.UID); ok && !slices.Contains(box.own, m.ModSeq) {
+			n.flags = appendFlagFetch(n.flags, i+1, m.UID, m.Flags)
 		}
 		return true, nil
 	})
 }
 
-// tell appends the untagged responses for n to b and makes n what the client
-// knows.
-func (s *session) tell(b []byte, n *news) []byte {
+// tell sends the untagged responses for n, a piece at a time, and makes n what
+// the client knows.
+func (s *session) tell(n *news) error {
 	box := s.box
 	gone := removed(box.seq, n.seq)
+	var b []byte
 	for i, at := range gone { // each number as it is after the ones before (RFC 3501 section 7.4.1)
 		b = append(strconv.AppendInt(append(b, "* "...), int64(at-i+1), 10), " EXPUNGE\r\n"...)
+		if len(b) >= outSize {
+			if err := s.w.send(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
 	}
 	if n.seq.Len() != box.seq.Len()-len(gone) {
 		b = append(strconv.AppendInt(append(b, "* "...), int64(n.seq.Len()), 10), " EXISTS\r\n* 0 RECENT\r\n"...)
@@ -148,13 +167,27 @@ func (s *session) tell(b []byte, n *news) []byte {
 		b = append(b, "* FLAGS "...)
 		b = append(appendFlags(b, storage.Flags{System: ^storage.System(0), Keywords: n.box.Keywords}), "\r\n"...)
 	}
-	for _, m := range n.changed {
-		if i, ok := n.seq.Index(m.uid); ok {
-			b = appendFlagFetch(b, i+1, m.uid, m.flags)
-		}
+	err := s.w.send(append(b, n.flags...))
+	for err == nil && len(n.changed) > 0 {
+		err = s.tellMore(n)
 	}
-	box.seq, box.since, box.keywords, box.own = n.seq, n.now, len(n.box.Keywords), nil
-	return b
+	box.seq, box.keywords = n.seq, len(n.box.Keywords)
+	if err == nil { // else the flags are told the next time
+		box.since, box.own = n.now, nil
+	}
+	return err
+}
+
+// tellMore sends the next piece of flags. They may be newer than the rest of n:
+// then they are told again.
+func (s *session) tellMore(n *news) error {
+	ctx, cancel := s.command()
+	defer cancel()
+	n.flags = n.flags[:0]
+	if err := s.view(ctx, func(v *storage.View) error { return n.read(v, s.box) }); err != nil {
+		return s.syncFailed(err)
+	}
+	return s.w.send(n.flags)
 }
 
 func appendFlagFetch(b []byte, num int, uid storage.UID, f storage.Flags) []byte {
