@@ -322,6 +322,34 @@ func TestGuessingAtOnce(t *testing.T) {
 	})
 }
 
+// TestManyLoginsAtOnce: right passwords, however many at a time, are not held back, and afterwards nothing is counted.
+func TestManyLoginsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(o *Options) { o.Clock = time.Now })
+		for i := range 10 {
+			w.create(fmt.Sprintf("u%d@example.test", i), "one")
+		}
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range 500 {
+			wg.Go(func() {
+				if err := w.login(fmt.Sprintf("u%d@example.test", i%10), "one", "192.0.2.1"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := time.Since(start); d > 0 { // of the synctest bubble's clock
+			t.Errorf("held back for %v", d)
+		}
+		for i := range 4 {
+			if err := w.login("u0@example.test", "x", "192.0.2.1"); !errors.Is(err, ErrCredentials) || time.Since(start) > 0 {
+				t.Errorf("failure %d: %v after %v", i, err, time.Since(start))
+			}
+		}
+	})
+}
+
 func TestTemporaryFailuresDoNotCount(t *testing.T) {
 	w := newWorld(t, nil)
 	w.create("u@example.test", "one")

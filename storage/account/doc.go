@@ -23,5 +23,6 @@
 //
 // Failures are counted for each peer (an IPv6 /64 is one) and for each pair of account and peer. After 5 for a pair, or 20
 // for a peer, every further attempt waits, twice as long each time, and after five of those it is refused with ErrBlocked
-// until nothing failed for a quarter of an hour. Counters live in bounded memory.
+// until nothing failed for a quarter of an hour. No more attempts are under way at a time than could fail for nothing; the
+// others wait for these. Counters live in bounded memory.
 package account

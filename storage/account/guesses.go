@@ -21,8 +21,9 @@ const (
 	maxSleepers  = 1000
 )
 
-// guesses counts failed logins. An attempt counts as a failure from its beginning, so that a thousand at once are not a
-// thousand free ones.
+// guesses counts failed logins. An attempt that is under way may become a failure, so no more of them are let in than
+// could fail for nothing: a thousand at once are not a thousand free ones. The others wait until it is known, so that
+// somebody who has thirty connections and the right password is not taken for a guesser.
 type guesses struct {
 	sleepers chan struct{}
 
@@ -33,7 +34,42 @@ type guesses struct {
 
 type count struct {
 	failures int
+	pending  int // attempts of which nothing is known yet
 	last     time.Time
+	settled  chan struct{} // closed when one of them is; nil: nobody waits
+}
+
+// over says how far beyond the free failures an attempt would be; negative: not at all. Crowded says that it would be if
+// all that are under way failed.
+func (c *count) over(free int) (over int, crowded bool) {
+	switch {
+	case c.failures >= free:
+		return c.failures + c.pending - free, false
+	default:
+		return -1, c.failures+c.pending >= free
+	}
+}
+
+// wait returns what is closed when an attempt has ended. g.mu is held.
+func (c *count) wait() <-chan struct{} {
+	if c.settled == nil {
+		c.settled = make(chan struct{})
+	}
+	return c.settled
+}
+
+func (c *count) begun(now time.Time) {
+	c.pending++
+	c.last = now
+}
+
+func (c *count) ended(failures int) {
+	c.pending--
+	c.failures += failures
+	if c.settled != nil {
+		close(c.settled)
+		c.settled = nil
+	}
 }
 
 func (g *guesses) init() {
@@ -57,31 +93,56 @@ func (g *guesses) begin(ctx context.Context, address string, peer netip.Addr, no
 		name = address
 	}
 	sum := sha256.Sum256([]byte(peer.String() + " " + name))
+	for {
+		a, over, settled := g.admit([16]byte(sum[:16]), peer, now)
+		switch {
+		case over >= slowAttempts:
+			return nil, ErrBlocked // and does not count: a client with an old password is not locked out for ever
+		case a != nil && over < 0:
+			return a, nil
+		case a != nil:
+			if err := g.sleep(ctx, firstDelay<<over); err != nil {
+				a.withdrawn()
+				return nil, err
+			}
+			return a, nil
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// admit counts an attempt, unless it is over the limit or, if settled is not nil, has to wait.
+func (g *guesses) admit(pair [16]byte, peer netip.Addr, now time.Time) (a *attempt, over int, settled <-chan struct{}) {
 	g.mu.Lock()
-	a := &attempt{g: g, pair: fresh(g.pairs, [16]byte(sum[:16]), now)}
-	over := a.pair.failures - freePair
+	defer g.mu.Unlock()
+	a = &attempt{g: g, pair: fresh(g.pairs, pair, now)}
+	over, crowded := a.pair.over(freePair)
+	if crowded {
+		settled = a.pair.wait()
+	}
 	if peer.IsValid() {
 		a.peer = fresh(g.peers, peer, now)
-		over = max(over, a.peer.failures-freePeer)
+		n, crowded := a.peer.over(freePeer)
+		over = max(over, n)
+		if crowded {
+			settled = a.peer.wait()
+		}
 	}
 	if over >= slowAttempts {
-		g.mu.Unlock()
-		return nil, ErrBlocked // and does not count: a client with an old password is not locked out for ever
+		return nil, over, nil
 	}
-	a.add(1)
-	a.pair.last = now
+	if settled != nil {
+		return nil, over, settled
+	}
+	a.pair.begun(now)
 	if a.peer != nil {
-		a.peer.last = now
+		a.peer.begun(now)
 	}
-	g.mu.Unlock()
-	if over < 0 {
-		return a, nil
-	}
-	if err := g.sleep(ctx, firstDelay<<over); err != nil {
-		a.withdrawn()
-		return nil, err
-	}
-	return a, nil
+	return a, over, nil
 }
 
 // fresh returns the counter of key, at zero if its last failure is long ago.
@@ -112,28 +173,26 @@ func (g *guesses) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// add changes both counters. g.mu is held.
-func (a *attempt) add(n int) {
-	a.pair.failures = max(a.pair.failures+n, 0)
-	if a.peer != nil {
-		a.peer.failures = max(a.peer.failures+n, 0)
-	}
+// succeeded forgets what failed for this account. The peer keeps its count: otherwise an account of its own would let it
+// guess for ever.
+func (a *attempt) succeeded() {
+	a.end(0, func() { a.pair.failures = 0 })
 }
 
-// succeeded forgets what failed for this account. The peer keeps its count, less this attempt: otherwise an account of its
-// own would let it guess for ever.
-func (a *attempt) succeeded() {
-	a.g.mu.Lock()
-	defer a.g.mu.Unlock()
-	a.add(-1)
-	a.pair.failures = 0
-}
+// failed is the end of an attempt with a wrong password.
+func (a *attempt) failed() { a.end(1, func() {}) }
 
 // withdrawn takes the attempt back: nothing was found out.
-func (a *attempt) withdrawn() {
+func (a *attempt) withdrawn() { a.end(0, func() {}) }
+
+func (a *attempt) end(failures int, also func()) {
 	a.g.mu.Lock()
 	defer a.g.mu.Unlock()
-	a.add(-1)
+	also()
+	a.pair.ended(failures)
+	if a.peer != nil {
+		a.peer.ended(failures)
+	}
 }
 
 // network is what counts as one peer: an IPv4 address, or an IPv6 /64, within which anybody can have as many as they like.

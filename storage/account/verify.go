@@ -21,12 +21,14 @@ func (d *Directory) Verify(ctx context.Context, address, password string, peer n
 	if err != nil {
 		return Account{}, err
 	}
+	outcome := attempt.withdrawn
+	defer func() { outcome() }() // whatever happens: others wait for it
 	a, err := d.verify(ctx, address, password)
 	switch {
 	case err == nil:
-		attempt.succeeded()
-	case !errors.Is(err, ErrCredentials):
-		attempt.withdrawn()
+		outcome = attempt.succeeded
+	case errors.Is(err, ErrCredentials):
+		outcome = attempt.failed
 	}
 	return a, err
 }
