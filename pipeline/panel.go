@@ -304,7 +304,7 @@ func (p *Panel) allowed(a *Answer, asked []sdk.Change, event *trace.Event) []sdk
 	var out []sdk.Change
 	for _, c := range asked {
 		line := fmt.Sprintf("%s %s", c.Kind, c.Name)
-		if !may[c.Kind] || reserved(c.Name) || !validFieldName(c.Name) || strings.ContainsAny(c.Value, "\r\n\x00") {
+		if !may[c.Kind] || reserved(c.Name) || !validFieldName(c.Name) || !validValue(c.Value) {
 			line = "refused: " + line
 		} else {
 			out = append(out, c)
@@ -314,6 +314,21 @@ func (p *Panel) allowed(a *Answer, asked []sdk.Change, event *trace.Event) []sdk
 		}
 	}
 	return out
+}
+
+// validValue reports whether a value can be folded into lines of at most 998 octets
+// (RFC 5322 section 2.1.1), and has nothing in it that would end the field.
+func validValue(value string) bool {
+	const longest = 700 // beside the longest name
+	if strings.ContainsAny(value, "\r\n\x00") {
+		return false
+	}
+	for word := range strings.SplitSeq(value, " ") {
+		if len(word) > longest {
+			return false
+		}
+	}
+	return true
 }
 
 // reserved reports whether a field is the core's alone (RULES A4).

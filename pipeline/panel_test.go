@@ -131,6 +131,7 @@ func TestSettle(t *testing.T) {
 		{Kind: sdk.RemoveField, Name: "Subject"}, // not in the manifest
 		{Kind: sdk.AddField, Name: "Authentication-Results", Value: "forged"},
 		{Kind: sdk.AddField, Name: "X-Bad", Value: "a\r\nBcc: x"},
+		{Kind: sdk.AddField, Name: "X-Bad", Value: "a " + strings.Repeat("b", 1000)},
 	}, Recipients: []sdk.RecipientVerdict{{Recipient: "b@example.test", Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-Only-B", Value: "1"}}}}}
 	p := &Panel{Stage: StageAntiSpam, Default: sdk.Accept, Askers: []Asker{
 		&plugin{name: "x", verdict: v, changes: []sdk.ChangeKind{sdk.AddField}},

@@ -111,7 +111,9 @@ func (s *schedule) endPass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = s.missed || s.outside > 0
-	s.wantMore()
+	if s.missed { // outsideDone asks for the others
+		s.wantMore()
+	}
 }
 
 // push hands an entry to the next free worker.

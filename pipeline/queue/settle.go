@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
@@ -64,17 +65,19 @@ func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, er
 	q.write(&b, e, round)
 	pos, err := q.Store.KV().Apply(ctx, &b)
 	if n != nil {
-		q.admitNotice(n, err)
+		q.admitNotice(n, e.ID, err)
 	}
 	return pos, err
 }
 
 // admitNotice ends what notify has begun.
-func (q *Queue) admitNotice(n *notice, err error) {
+func (q *Queue) admitNotice(n *notice, about storage.ID, err error) {
 	if err != nil {
 		q.withdraw(n.message)
 	} else {
 		n.message.Content.Discard()
+		q.Logger.Info("notice", "id", n.message.ID, "stage", pipeline.StageQueue, "action", "queued",
+			"to", n.message.Recipients[0].Address, "why", "about "+about.String())
 	}
 	q.admitNew(n.staged, err)
 }
