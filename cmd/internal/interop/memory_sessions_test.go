@@ -93,10 +93,7 @@ plugins = ["eicar"]
 		return kind.begin(c, "220 ", exchange{"STARTTLS", "220 "}, []exchange{{"EHLO mx.example.org", "250 "}})
 	})
 	withSMTP := samples.take()
-	turns := make(chan struct{}, 8) // more logins at once from one address are taken for guesses
 	conns = append(conns, openSessions(t, n, s.addr(imap), func(c net.Conn, _ *bufio.Reader, i int) error {
-		turns <- struct{}{}
-		defer func() { <-turns }()
 		return kind.begin(c, "* OK", exchange{"s STARTTLS", "s OK"},
 			[]exchange{{loginOf(i), "a OK"}, {"b SELECT INBOX", "b OK"}, {"c IDLE", "+ "}})
 	})...)
