@@ -53,8 +53,9 @@
 // # What is missing
 //
 // The processes run as the server's user: `plugin_user` is not there yet. Landlock does not keep a plugin from
-// connecting to unix sockets that this user may open. Children of a plugin are killed with its
-// process group; those that leave the group live on, and if the server itself is killed only the plugin's
-// first process is killed by the kernel. There is no limit on the number of processes or on processor time. A script is
-// run by name after its digest was checked.
+// connecting to unix sockets that this user may open; our own for administration turns plugins away by itself
+// (cmd/internal/control). Children of a plugin are killed with its process group, those that left the group by the
+// TMPDIR in their environment; if the server itself is killed the kernel ends the plugin's first process and the
+// next start its children. A child that hides its TMPDIR lives on. There is no limit on the number of processes or on
+// processor time. A script is run by name after its digest was checked.
 package pluginhost

@@ -247,7 +247,7 @@ func TestRaw(t *testing.T) {
 			}
 		})
 	}
-	for name, want := range map[string]string{"raw-name": "calls itself", "raw-phase": "no phase", "raw-slow-describe": "escribe"} {
+	for name, want := range map[string]string{"raw-name": "calls itself", "raw-version": "cannot be printed", "raw-phase": "no phase", "raw-slow-describe": "escribe"} {
 		h := newHarness(t, name, func(_ *Config, o *Options) { o.StartTimeout = 500 * time.Millisecond })
 		if err := h.host.WaitReady(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, expected %q", name, err, want)

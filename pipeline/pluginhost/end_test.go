@@ -38,19 +38,21 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// TestFamily: the children of a plugin end with it.
+// TestFamily: the children of a plugin end with it, also those that left its process group.
 func TestFamily(t *testing.T) {
-	h := newHarness(t, "plain", nil)
-	h.ready(t)
-	v, kind := h.ask(t, message("do: fork\r\n\r\n"))
-	child, _ := strconv.Atoi(v.Tags["pid"])
-	if kind != "" || !alive(child) {
-		t.Fatalf("%q %v", kind, v)
+	for _, how := range []string{"fork", "daemon"} {
+		h := newHarness(t, "plain", nil)
+		h.ready(t)
+		v, kind := h.ask(t, message("do: "+how+"\r\n\r\n"))
+		child, _ := strconv.Atoi(v.Tags["pid"])
+		if kind != "" || !alive(child) {
+			t.Fatalf("%s: %q %v", how, kind, v)
+		}
+		if err := h.host.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		eventually(t, how+": the child is gone", time.Second, func() bool { return !alive(child) })
 	}
-	if err := h.host.Stop(t.Context()); err != nil {
-		t.Error(err)
-	}
-	eventually(t, "the child is gone", time.Second, func() bool { return !alive(child) })
 }
 
 // hostForKill is a server that is going to be killed: it prints the process IDs of its plugins.
@@ -58,11 +60,12 @@ func hostForKill(dir string) {
 	t := &testing.T{}
 	h := newHarness(t, "plain", nil)
 	_ = h.host.WaitReady(context.Background())
-	_ = os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(h.host.States()[0].PID)), 0o600)
+	v, _ := h.ask(t, message("do: fork\r\n\r\n"))
+	_ = os.WriteFile(filepath.Join(dir, "pid"), []byte(fmt.Sprint(h.host.States()[0].PID, " ", v.Tags["pid"])), 0o600)
 	select {}
 }
 
-// TestKilledHost: kill -9 of the server leaves no plugin behind.
+// TestKilledHost: kill -9 of the server leaves no plugin behind, and the next start none of their children.
 func TestKilledHost(t *testing.T) {
 	dir := t.TempDir()
 	host := exec.Command("/proc/self/exe")
@@ -70,11 +73,11 @@ func TestKilledHost(t *testing.T) {
 	if err := host.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pid := 0
-	eventually(t, "the plugin runs", 10*time.Second, func() bool {
+	var pid, child int
+	eventually(t, "the plugin and its child run", 10*time.Second, func() bool {
 		text, _ := os.ReadFile(filepath.Join(dir, "pid"))
-		pid, _ = strconv.Atoi(string(text))
-		return pid != 0 && alive(pid)
+		n, _ := fmt.Sscan(string(text), &pid, &child)
+		return n == 2 && alive(pid) && alive(child)
 	})
 	pattern := filepath.Join(os.TempDir(), fmt.Sprintf("sluice-run-%d-*", host.Process.Pid))
 	_ = host.Process.Kill()
@@ -87,6 +90,7 @@ func TestKilledHost(t *testing.T) {
 	if left, _ := filepath.Glob(pattern); len(left) != 0 {
 		t.Errorf("%v is left", left)
 	}
+	eventually(t, "the child is gone", time.Second, func() bool { return !alive(child) })
 }
 
 func TestSuspectsAreBounded(t *testing.T) {

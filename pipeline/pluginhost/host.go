@@ -130,7 +130,7 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 }
 
 // makeRunDir makes the directory of this host's sockets, and removes those of servers that were
-// killed.
+// killed, with the processes that their plugins left.
 func makeRunDir(base string) (string, error) {
 	left, _ := filepath.Glob(filepath.Join(base, "sluice-run-*-*"))
 	for _, dir := range left {
@@ -144,6 +144,7 @@ func makeRunDir(base string) (string, error) {
 		}
 		pid, _ := strconv.Atoi(strings.Split(filepath.Base(dir), "-")[2])
 		if ok && int(owner) == os.Geteuid() && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			endOrphans(dir)
 			_ = os.RemoveAll(dir)
 		}
 	}

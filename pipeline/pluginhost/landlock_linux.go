@@ -10,10 +10,15 @@ import (
 )
 
 // readable is what programs and their libraries need of the system. It holds no secrets: /etc
-// is listed file by file.
+// is listed file by file, and of /etc/ssl and /etc/pki the certificates only, for the private keys of servers, ours perhaps,
+// lie beside them; of /usr/local there is neither etc nor var.
 var readable = []string{
-	"/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/gnu/store",
-	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies", "/etc/alternatives",
+	"/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/share",
+	"/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64", "/usr/local/libexec", "/usr/local/share",
+	"/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/gnu/store",
+	"/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/openssl.cnf", "/etc/pki/ca-trust/extracted",
+	"/etc/pki/tls/certs", "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf",
+	"/etc/ca-certificates", "/etc/crypto-policies", "/etc/alternatives",
 	"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf", "/etc/services",
 	"/etc/protocols", "/etc/localtime", "/etc/timezone", "/etc/passwd", "/etc/group",
 	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/mime.types", "/etc/magic",

@@ -153,8 +153,9 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 			"core":  fmt.Sprint(limit.Max),
 			"nonew": fmt.Sprint(strings.Contains(string(privileges), "NoNewPrivs:\t1")),
 		}}, nil
-	case "fork":
+	case "fork", "daemon":
 		child := exec.Command("/bin/sleep", "1000")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: command == "daemon"}
 		err := child.Start()
 		return sdk.Verdict{Tags: map[string]string{"pid": fmt.Sprint(child.Process.Pid)}}, err
 	default:

@@ -47,6 +47,8 @@ func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.Desc
 	switch p.name {
 	case "raw-name":
 		d.Name = "Not A Name"
+	case "raw-version":
+		d.Version = "1\x1b[2J"
 	case "raw-phase":
 		d.Phases = []wire.Phase{77}
 	case "raw-newer":

@@ -138,6 +138,7 @@ func (r *runner) reap(outR, errR *os.File, reading *sync.WaitGroup, closePipes f
 	closePipes()
 	<-quiet
 	r.output.flush()
+	endOrphans(r.socketDir)
 	_ = os.RemoveAll(r.socketDir)
 	r.mu.Lock()
 	if r.note != nil {

@@ -189,8 +189,8 @@ func checkManifest(m *sdk.Manifest) error {
 	switch {
 	case !nameForm.MatchString(m.Name):
 		return fmt.Errorf("the plugin calls itself %.80q, expected small letters, digits and hyphens", m.Name)
-	case len(m.Version) > 200:
-		return errors.New("its version is longer than 200 octets")
+	case len(m.Version) > 200 || printable(m.Version) != m.Version: // people read it in a terminal
+		return errors.New("its version is longer than 200 octets or has characters that cannot be printed")
 	case len(m.Phases) == 0:
 		return errors.New("it takes part in no phase that this version knows")
 	}

@@ -5,7 +5,8 @@
 // last line has been cut off, and the client says so.
 //
 // It promises: only the user that the server runs as, and root, get in (the socket is made with mode 0600 in a directory
-// of its owner's, and the peer's user is checked besides, SO_PEERCRED); the handler's context ends when the client goes away; a socket
+// of its owner's, and the peer's user is checked besides, SO_PEERCRED), but not the server's plugins and what they start, which run
+// as that user (confined.go); the handler's context ends when the client goes away; a socket
 // left behind by a crash is replaced; a path too long for a socket's address is reached through its directory's
 // descriptor (RULES D5).
 //

@@ -185,7 +185,7 @@ func listen(dir string) (net.Listener, error) {
 	return &guarded{l}, nil
 }
 
-// guarded lets in root and the user that this process runs as.
+// guarded lets in root and the user that this process runs as, but none of our plugins.
 type guarded struct{ *net.UnixListener }
 
 func (g *guarded) Accept() (net.Conn, error) {
@@ -194,29 +194,26 @@ func (g *guarded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, err := peer(conn)
-		if err == nil && (uid == 0 || uid == uint32(os.Geteuid())) {
+		who, err := peer(conn)
+		if err == nil && (who.Uid == 0 || who.Uid == uint32(os.Geteuid())) && !confined(who) {
 			return conn, nil
 		}
 		conn.Close()
 	}
 }
 
-// peer returns the user at the other end.
-func peer(conn *net.UnixConn) (uint32, error) {
+// peer returns who is at the other end.
+func peer(conn *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, err
+		return nil, err
 	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
+	return cred, credErr
 }
