@@ -139,16 +139,16 @@ func appendByIMAP(s *site, p *promises, round int) {
 // moveByIMAP moves the first message of INBOX to Archive, and expunges the next,
 // until the server is gone.
 func moveByIMAP(s *site, p *promises, _ int) {
+	all, _, err := s.list(bob, "INBOX")
+	if err != nil {
+		return
+	}
 	c, err := s.imapLogin(bob)
 	if err != nil {
 		return
 	}
 	defer c.Close()
 	if _, err := c.Select("INBOX", nil).Wait(); err != nil {
-		return
-	}
-	all, err := fetchFrom(c, 1)
-	if err != nil {
 		return
 	}
 	for i, m := range all {

@@ -243,24 +243,24 @@ func crashRound(s *site, book *ledger, round int, a aim) {
 // watchInbox reads what comes into an INBOX until the server is gone. What a
 // reader is told just before a crash must be true behind it (RULES B1).
 func watchInbox(s *site, book *ledger, user string, stop <-chan struct{}) {
-	c, err := s.imapLogin(user)
+	c, err := s.wireLogin(user)
 	if err != nil {
 		return // killed before that
 	}
-	defer c.Close()
-	box, err := c.Select("INBOX", &imap.SelectOptions{ReadOnly: true}).Wait()
+	defer c.conn.Close()
+	_, validity, err := c.examine("INBOX")
 	if err != nil {
 		return
 	}
 	for from := imap.UID(1); ; {
-		if c.Noop().Wait() != nil {
+		if _, err := c.do("NOOP"); err != nil {
 			return
 		}
-		news, err := fetchFrom(c, from)
+		news, err := c.fetchFrom(from)
 		if err != nil {
 			return
 		}
-		if wrong := book.tell(user, box.UIDValidity, news); len(wrong) > 0 {
+		if wrong := book.tell(user, validity, news); len(wrong) > 0 {
 			s.t.Errorf("while loaded: %q", wrong)
 			return
 		}

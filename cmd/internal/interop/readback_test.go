@@ -2,7 +2,6 @@ package interop
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -37,51 +36,30 @@ type stored struct {
 	id  string // Message-ID without angle brackets
 }
 
-var messageIDField = regexp.MustCompile(`(?i)^message-id:\s*<([^>]*)>`)
+var messageIDField = regexp.MustCompile(`(?im)^message-id:\s*<([^>]*)>`)
 
 // list returns what is in a mailbox, and its UIDVALIDITY.
 func (s *site) list(user, mailbox string) ([]stored, uint32, error) {
-	c, err := s.imapLogin(user)
+	c, err := s.wireLogin(user)
 	if err != nil {
 		return nil, 0, fmt.Errorf("log in as %s: %w", user, err)
 	}
-	defer c.Close()
-	box, err := c.Select(mailbox, &imap.SelectOptions{ReadOnly: true}).Wait()
+	defer c.conn.Close()
+	exists, validity, err := c.examine(mailbox)
 	if err != nil {
-		return nil, 0, fmt.Errorf("select %s: %w", mailbox, err)
+		return nil, 0, fmt.Errorf("examine %s: %w", mailbox, err)
 	}
-	if box.NumMessages == 0 {
-		return nil, box.UIDValidity, nil
+	if exists == 0 {
+		return nil, validity, nil
 	}
-	all, err := fetchFrom(c, 1)
-	if err == nil && len(all) != int(box.NumMessages) {
-		err = fmt.Errorf("%d messages, but EXISTS said %d", len(all), box.NumMessages)
+	all, err := c.fetchFrom(1)
+	if err == nil && len(all) != exists {
+		err = fmt.Errorf("%d messages, but EXISTS said %d", len(all), exists)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch %s: %w", mailbox, err)
 	}
-	return all, box.UIDValidity, nil
-}
-
-// fetchFrom returns the messages of the selected mailbox from a UID on; the last
-// one is always among them (RFC 9051 section 9, seq-range).
-func fetchFrom(c *imapclient.Client, from imap.UID) ([]stored, error) {
-	section := &imap.FetchItemBodySection{Specifier: imap.PartSpecifierHeader, HeaderFields: []string{"Message-ID"}, Peek: true}
-	fetch := c.Fetch(imap.UIDSet{imap.UIDRange{Start: from, Stop: 0}}, &imap.FetchOptions{UID: true, BodySection: []*imap.FetchItemBodySection{section}})
-	all, err := fetch.Collect()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]stored, 0, len(all))
-	for _, m := range all {
-		field := bytes.TrimSpace(m.FindBodySection(section))
-		found := messageIDField.FindSubmatch(field)
-		if found == nil {
-			return nil, fmt.Errorf("UID %d has no Message-ID but %q", m.UID, field)
-		}
-		out = append(out, stored{m.UID, string(found[1])})
-	}
-	return out, nil
+	return all, validity, nil
 }
 
 // ids counts the Message-IDs in a mailbox.
