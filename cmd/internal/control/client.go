@@ -20,9 +20,6 @@ import (
 // ErrNotRunning is the cause when nobody answers on the socket: the caller opens the store itself.
 var ErrNotRunning = errors.New("the server is not running")
 
-// ErrHungUp is the cause when the server ended the connection without an answer.
-var ErrHungUp = errors.New("the server hung up; its log may say why (it talks neither to its plugins nor to processes with no_new_privs)")
-
 // maxItem bounds one line of an answer.
 const maxItem = 64 << 20
 
@@ -54,7 +51,7 @@ func (c *Client) Running(ctx context.Context) bool {
 }
 
 // Call sends a request and hands each item of the answer to each, which may be nil. The error is ErrNotRunning when
-// nobody answers, ErrHungUp when it hangs up, the handler's words when it failed, and each's own error when that ended the call.
+// nobody answers, the handler's words when it failed, and each's own error when that ended the call.
 func (c *Client) Call(ctx context.Context, name string, request any, each func(item json.RawMessage) error) error {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -70,8 +67,8 @@ func (c *Client) Call(ctx context.Context, name string, request any, each func(i
 	if errors.Is(err, ErrNotRunning) {
 		return ErrNotRunning
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("%w: %w", ErrHungUp, err)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("the server hung up; its log may say why (it talks neither to its plugins nor to processes with no_new_privs): %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("ask the server: %w", err)
