@@ -158,6 +158,9 @@ func (s *server) openStore(ctx context.Context) error {
 	if err := datadir.Make(s.config.DataDir); err != nil {
 		return err
 	}
+	if err := datadir.BecomeOwner(s.config.DataDir, os.Args); err != nil { // root's files in it would lock the owner out
+		return err
+	}
 	lock, err := datadir.Acquire(ctx, s.config.DataDir, "sluice serve", lockWait, func(holder string) {
 		s.logger.Info("waiting for the store", "held_by", holder, "for_up_to", lockWait)
 	})
