@@ -157,7 +157,8 @@ func (s *schedule) keep(e *live, due, now time.Time) {
 	heap.Push(&s.waiting, e)
 }
 
-// wake moves what is due to the ready list.
+// wake moves what is due to the ready list. It also asks for more again, in case
+// the reading failed the last time and nobody else would.
 func (s *schedule) wake(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,6 +166,7 @@ func (s *schedule) wake(now time.Time) {
 		s.ready = append(s.ready, heap.Pop(&s.waiting).(*live))
 		s.cond.Signal()
 	}
+	s.wantMore()
 }
 
 // seize takes an entry out of the workers' reach; false means that one is at it,

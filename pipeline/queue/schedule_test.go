@@ -77,3 +77,16 @@ func TestClockThatIsSetBack(t *testing.T) {
 		t.Error("forgotten, and its minute is not read again")
 	}
 }
+
+// TestReadingThatFailedIsTriedAgain: a queue that rests with entries on disk would rest for ever.
+func TestReadingThatFailedIsTriedAgain(t *testing.T) {
+	var s schedule
+	s.init(10)
+	s.over = true
+	s.wake(time.Unix(600, 0))
+	select {
+	case <-s.refill:
+	default:
+		t.Error("nobody reads what is on disk")
+	}
+}
