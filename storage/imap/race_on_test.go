@@ -1,0 +1,6 @@
+//go:build race
+
+package imap
+
+// raceDetector is on: stacks are larger.
+const raceDetector = true
