@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // box is one version of a mailbox. A published version never changes; an update works on a copy.
@@ -112,29 +114,20 @@ func (b *box) appendStatic(v []byte) []byte {
 	v = append(v, recordVersion, byte(b.Use))
 	v = binary.AppendUvarint(v, uint64(b.UIDValidity))
 	v = binary.AppendVarint(v, b.Created.Unix())
-	v = appendString(v, b.Name)
-	v = binary.AppendUvarint(v, uint64(len(b.Keywords)))
-	for _, k := range b.Keywords {
-		v = appendString(v, k)
-	}
-	return v
+	v = codec.AppendString(v, b.Name)
+	return codec.AppendStrings(v, b.Keywords)
 }
 
 func (b *box) decodeStatic(value []byte) error {
 	d := decode(value)
-	b.Use = SpecialUse(d.byte())
-	b.UIDValidity = d.uint32()
-	b.Created = time.Unix(d.int(), 0).UTC()
-	b.Name = string(d.bytes())
-	n := d.uint()
-	if n > maxBoxKeywords {
-		d.bad = true
-		n = 0
+	b.Use = SpecialUse(d.Octet())
+	b.UIDValidity = d.Uint32()
+	b.Created = time.Unix(d.Int(), 0).UTC()
+	b.Name = d.String()
+	if b.Keywords = d.Strings(); len(b.Keywords) > maxBoxKeywords {
+		d.Fail()
 	}
-	for range n {
-		b.Keywords = append(b.Keywords, string(d.bytes()))
-	}
-	return d.end("mailbox")
+	return d.End("mailbox")
 }
 
 // appendState encodes the counters (FORMAT.md, "mailbox state").
@@ -152,15 +145,15 @@ func (b *box) appendState(v []byte) []byte {
 
 func (b *box) decodeState(value []byte) error {
 	d := decode(value)
-	b.UIDNext = UID(d.uint32())
-	b.HighestModSeq = ModSeq(d.uint())
-	b.Exists = d.uint32()
-	b.Unseen = d.uint32()
-	b.Deleted = d.uint32()
-	b.Size = d.size()
-	b.ExpungeFloor = ModSeq(d.uint())
-	b.log = d.uint32()
-	return d.end("mailbox state")
+	b.UIDNext = UID(d.Uint32())
+	b.HighestModSeq = ModSeq(d.Uint())
+	b.Exists = d.Uint32()
+	b.Unseen = d.Uint32()
+	b.Deleted = d.Uint32()
+	b.Size = d.Size()
+	b.ExpungeFloor = ModSeq(d.Uint())
+	b.log = d.Uint32()
+	return d.End("mailbox state")
 }
 
 // count adds (n = 1) or takes away (n = -1) a message from the counters.
@@ -204,10 +197,10 @@ func (n *numbers) appendTo(v []byte) []byte {
 
 func (n *numbers) decode(value []byte) error {
 	d := decode(value)
-	n.nextBox = MailboxID(d.uint32())
-	n.uidValidity = d.uint32()
-	n.seqFloor = ModSeq(d.uint())
-	return d.end("account numbers")
+	n.nextBox = MailboxID(d.Uint32())
+	n.uidValidity = d.Uint32()
+	n.seqFloor = ModSeq(d.Uint())
+	return d.End("account numbers")
 }
 
 func (st *accountState) find(id MailboxID) *box {

@@ -56,22 +56,19 @@ func appendRanges(v []byte, list []UIDRange) []byte {
 
 func decodeRanges(value []byte) ([]UIDRange, error) {
 	d := decode(value)
-	n := d.uint()
-	if n > uint64(len(d.b)) { // each takes two octets at least
-		d.bad, n = true, 0
-	}
+	n := d.Count() // each takes two octets at least
 	out := make([]UIDRange, 0, n)
 	last := uint64(0)
 	for range n {
-		first := last + d.uint()
-		last = first + d.uint()
+		first := last + d.Uint()
+		last = first + d.Uint()
 		if first == 0 || last >= 1<<32 || first > last {
-			d.bad = true
+			d.Fail()
 			break
 		}
 		out = append(out, UIDRange{UID(first), UID(last)})
 	}
-	return out, d.end("expunge log")
+	return out, d.End("expunge log")
 }
 
 // Changes says what happened in a mailbox after a modification sequence.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/mime"
 )
@@ -90,7 +91,7 @@ func (s *Store) prepareVariant(p *Prepared, i int, v *blob.Variant, rec []byte) 
 	sum := s.parse(r, size)
 	p.infos[i] = ContentInfo{ID: p.id, Variant: i, Size: size, Thread: threadHashes(sum)}
 	start := len(rec)
-	rec = appendBytes(rec, v.AppendBinary(nil))
+	rec = codec.AppendBytes(rec, v.AppendBinary(nil))
 	rec = binary.AppendUvarint(rec, uint64(size))
 	rec = append(rec, byte(len(p.infos[i].Thread)))
 	for _, h := range p.infos[i].Thread {
@@ -108,7 +109,7 @@ func (s *Store) prepareVariant(p *Prepared, i int, v *blob.Variant, rec []byte) 
 		p.summaries[i] = enc
 		enc = nil
 	}
-	return appendBytes(rec, enc), nil
+	return codec.AppendBytes(rec, enc), nil
 }
 
 // parse computes the structure; a panic there makes the message opaque (RULES B6).
@@ -226,36 +227,36 @@ type contentRec struct {
 // decodeContent reads the record and one of its variants.
 func decodeContent(id ContentID, value []byte, variant int) (*contentRec, error) {
 	d := decode(value)
-	if d.bad {
-		return nil, fmt.Errorf("read content %s: %w", id, errCorrupt)
+	rec := &contentRec{ref: blob.ReadRef(&d)}
+	n := d.Uint()
+	if d.Bad() {
+		return nil, d.End("content " + id.String())
 	}
-	rec := &contentRec{}
-	var err error
-	if rec.ref, d.b, err = blob.DecodeRef(d.b); err != nil {
-		return nil, fmt.Errorf("read content %s: %w", id, err)
-	}
-	n := d.uint()
 	if n > maxVariants || variant < 0 || uint64(variant) >= n {
 		return nil, fmt.Errorf("read content %s: it has no variant %d: %w", id, variant, ErrNoContent)
 	}
 	rec.variants = int(n)
 	for i := range rec.variants {
-		enc := d.bytes()
-		info := ContentInfo{ID: id, Variant: i, Size: d.size()}
-		hashes := d.take(8 * int(d.byte()))
-		summary := d.bytes()
-		if i != variant || d.bad {
+		enc := d.Bytes()
+		info := ContentInfo{ID: id, Variant: i, Size: d.Size()}
+		hashes := d.Take(8 * int(d.Octet()))
+		summary := d.Bytes()
+		if i != variant || d.Bad() {
 			continue
 		}
 		for ; len(hashes) > 0; hashes = hashes[8:] {
 			info.Thread = append(info.Thread, binary.BigEndian.Uint64(hashes))
 		}
 		rec.info, rec.summary = info, summary
-		if rec.variant, _, err = blob.DecodeVariant(enc); err != nil {
+		var err error
+		if rec.variant, err = blob.DecodeVariant(enc); err != nil {
 			return nil, fmt.Errorf("read content %s: %w", id, err)
 		}
 	}
-	return rec, d.end("content " + id.String())
+	if d.Bad() {
+		return nil, d.End("content " + id.String())
+	}
+	return rec, nil
 }
 
 func readContent(ctx context.Context, r kv.Reader, id ContentID, variant int) (*contentRec, error) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/storage/account"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
@@ -93,7 +94,7 @@ func (s *Store) lastUIDValidity(ctx context.Context) (uint32, error) {
 	}
 	n, size := binary.Uvarint(v)
 	if size <= 0 || n >= 1<<32 {
-		return 0, fmt.Errorf("read the last UIDVALIDITY: %w", errCorrupt)
+		return 0, fmt.Errorf("read the last UIDVALIDITY: %w", codec.ErrDamaged)
 	}
 	return uint32(n), nil
 }

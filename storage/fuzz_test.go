@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 func exampleRecord() record {
@@ -68,9 +69,9 @@ func FuzzValues(f *testing.F) {
 func FuzzContent(f *testing.F) {
 	rec := append([]byte{recordVersion}, blob.Ref{Kind: blob.Inline, Size: 10}.AppendBinary(nil)...)
 	rec = append(rec, 1)
-	rec = appendBytes(rec, blob.Variant{Front: []byte("X: y\r\n")}.AppendBinary(nil))
+	rec = codec.AppendBytes(rec, blob.Variant{Front: []byte("X: y\r\n")}.AppendBinary(nil))
 	rec = append(rec, 16, 1, 0, 0, 0, 0, 0, 0, 0, 9)
-	rec = appendBytes(rec, nil)
+	rec = codec.AppendBytes(rec, nil)
 	f.Add(rec)
 	f.Fuzz(func(t *testing.T, value []byte) {
 		for i := range maxVariants {

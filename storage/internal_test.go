@@ -16,6 +16,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicemail/sluice/storage/account"
+	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/kvtest"
@@ -164,9 +166,9 @@ func TestOlderParser(t *testing.T) {
 	}
 	rec := append([]byte{recordVersion}, p.ref.AppendBinary(nil)...)
 	rec = append(rec, 1)
-	rec = appendBytes(rec, p.variant0())
+	rec = codec.AppendBytes(rec, p.variant0())
 	rec = append(rec, byte(len(octets)), 0)
-	rec = appendBytes(rec, enc)
+	rec = codec.AppendBytes(rec, enc)
 	var b kv.Batch
 	p.Put(&b, "queue/1")
 	b.Set(contentKey(contentRecord, p.id), rec)
@@ -186,9 +188,9 @@ func TestOlderParser(t *testing.T) {
 
 func (p *Prepared) variant0() []byte {
 	d := decode(p.record)
-	d.b = d.b[len(p.ref.AppendBinary(nil)):]
-	d.uint()
-	return d.bytes()
+	blob.ReadRef(&d)
+	d.Uint()
+	return d.Bytes()
 }
 
 // A structure that is too large for the record has a key of its own, which goes with the content.
@@ -484,5 +486,23 @@ func TestDamageDoesNotSpread(t *testing.T) {
 	}
 	if _, err := s.ContentInfo(t.Context(), p.ID(), 0); !errors.Is(err, ErrNoContent) {
 		t.Errorf("the content of the deleted mailbox: %v, want it gone", err)
+	}
+}
+
+// TestVerifyDamagedAccount: an account that cannot be read is a problem among others, and does not end the search.
+func TestVerifyDamagedAccount(t *testing.T) {
+	s := openMemory(t, nil)
+	a, err := s.CreateAccount(t.Context(), "a@example.test", "secret", AccountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b kv.Batch
+	b.Set(account.RecordKey(a.ID), []byte{99})
+	if _, err := s.engine.Apply(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	report, err := s.Verify(t.Context(), VerifyOptions{})
+	if err != nil || len(report.Problems) != 1 {
+		t.Errorf("%v, %q", err, report.Problems)
 	}
 }

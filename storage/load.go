@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/sluicemail/sluice/storage/account"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 )
@@ -80,7 +81,7 @@ func (st *accountState) readBoxes(ctx context.Context, r kv.Reader, a AccountID)
 	err = r.Scan(ctx, prefix, prefixEnd(prefix), false, func(key, value []byte) (bool, error) {
 		b := st.find(MailboxID(tailUID(key)))
 		if b == nil {
-			return false, fmt.Errorf("counters of mailbox %d, which does not exist: %w", tailUID(key), errCorrupt)
+			return false, fmt.Errorf("counters of mailbox %d, which does not exist: %w", tailUID(key), codec.ErrDamaged)
 		}
 		return true, b.decodeState(value)
 	})
@@ -90,7 +91,7 @@ func (st *accountState) readBoxes(ctx context.Context, r kv.Reader, a AccountID)
 	st.seq = st.nums.seqFloor
 	for _, b := range st.boxes {
 		if b.UIDNext == 0 {
-			return fmt.Errorf("mailbox %d has no counters: %w", b.ID, errCorrupt)
+			return fmt.Errorf("mailbox %d has no counters: %w", b.ID, codec.ErrDamaged)
 		}
 		st.names[b.Name] = b.ID
 		st.seq = max(st.seq, b.HighestModSeq)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // Bounds of keywords.
@@ -37,7 +39,7 @@ type record struct {
 func (r *record) appendTo(b []byte) []byte {
 	b = append(b, recordVersion, byte(r.system))
 	b = binary.AppendUvarint(b, uint64(r.seq))
-	b = appendBytes(b, r.keywords)
+	b = codec.AppendBytes(b, r.keywords)
 	b = appendDate(b, r.internal)
 	b = binary.AppendVarint(b, r.saved)
 	b = binary.AppendUvarint(b, uint64(r.size))
@@ -45,26 +47,26 @@ func (r *record) appendTo(b []byte) []byte {
 	b = append(b, r.variant)
 	b = append(b, r.instance[:]...)
 	b = append(b, r.thread[:]...)
-	b = appendBytes(b, r.front)
+	b = codec.AppendBytes(b, r.front)
 	return append(b, r.ext...)
 }
 
 // decodeRecord reads value; the slices of r point into it.
 func decodeRecord(value []byte, r *record) error {
 	d := decode(value)
-	r.system = System(d.byte())
-	r.seq = ModSeq(d.uint())
-	r.keywords = d.bytes()
-	r.internal = d.date()
-	r.saved = d.int()
-	r.size = d.size()
-	r.content = d.id()
-	r.variant = d.byte()
-	r.instance = d.id()
-	r.thread = d.id()
-	r.front = d.bytes()
-	r.ext = d.b
-	return d.end("message")
+	r.system = System(d.Octet())
+	r.seq = ModSeq(d.Uint())
+	r.keywords = d.Bytes()
+	r.internal = readDate(&d)
+	r.saved = d.Int()
+	r.size = d.Size()
+	r.content = readID(&d)
+	r.variant = d.Octet()
+	r.instance = readID(&d)
+	r.thread = readID(&d)
+	r.front = d.Bytes()
+	r.ext = d.Rest()
+	return d.End("message")
 }
 
 // message fills m from r; slices of m point into the decoded value, keywords into the mailbox's list.

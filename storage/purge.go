@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 )
@@ -58,7 +59,7 @@ func (s *Store) purgeAll(ctx context.Context) error {
 		if err != nil || next == nil {
 			return err
 		}
-		if err := s.purge(ctx, next); errors.Is(err, errCorrupt) {
+		if err := s.purge(ctx, next); errors.Is(err, codec.ErrDamaged) {
 			s.log.Error("store: the remover of mail passes over a key", "key", next, "err", err)
 		} else if err != nil {
 			return err
@@ -71,7 +72,7 @@ func (s *Store) purgeAll(ctx context.Context) error {
 func (s *Store) purge(ctx context.Context, key []byte) error {
 	tail := key[len(keyPurge):]
 	if len(tail) != id.Size && len(tail) != id.Size+4 {
-		return fmt.Errorf("key %q: %w", key, errCorrupt)
+		return fmt.Errorf("key %q: %w", key, codec.ErrDamaged)
 	}
 	var a AccountID
 	copy(a[:], tail)

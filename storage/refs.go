@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 )
@@ -128,7 +129,7 @@ func (s *Store) collect(ctx context.Context, from []byte) (next []byte, err erro
 			}
 			going = append(going, c.id)
 			ref, err := s.deleteContent(ctx, &b, c.id)
-			if errors.Is(err, errCorrupt) {
+			if errors.Is(err, codec.ErrDamaged) {
 				// One that cannot be read must not keep all others (DRILLS E2.7). It stays: its file is not known.
 				s.log.Error("store: content that nobody needs cannot be removed", "content", c.id, "err", err)
 				continue
@@ -183,7 +184,7 @@ func (s *Store) candidates(ctx context.Context, from []byte) (list []candidate, 
 	}
 	err = s.engine.Scan(ctx, from, prefixEnd([]byte(ownerGC)), false, func(key, _ []byte) (bool, error) {
 		if len(key) != len(ownerGC)+2*id.Size {
-			s.log.Error("store: the collector passes over a key", "key", key, "err", errCorrupt)
+			s.log.Error("store: the collector passes over a key", "key", key, "err", codec.ErrDamaged)
 			return true, nil
 		}
 		content := ContentID(key[len(ownerGC):][:id.Size])
@@ -209,8 +210,9 @@ func (s *Store) deleteContent(ctx context.Context, b *kv.Batch, id ContentID) (r
 	value, err := s.engine.Get(ctx, contentKey(contentRecord, id))
 	if err == nil {
 		d := decode(value)
-		if ref, _, err = blob.DecodeRef(d.b); err != nil || d.bad {
-			return ref, fmt.Errorf("read content %s: %w", id, errors.Join(err, errCorrupt))
+		ref = blob.ReadRef(&d)
+		if d.Bad() {
+			return ref, d.End("content " + id.String())
 		}
 		if largeSummaries(value) {
 			lower := contentKey(contentSummary, id)

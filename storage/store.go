@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicemail/sluice/storage/account"
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
@@ -157,7 +158,7 @@ func (s *Store) checkFormat(ctx context.Context) error {
 	}
 	have, n := binary.Uvarint(v)
 	if n <= 0 || have == 0 {
-		return fmt.Errorf("read the format version: %w", errCorrupt)
+		return fmt.Errorf("read the format version: %w", codec.ErrDamaged)
 	}
 	if have > formatVersion {
 		return fmt.Errorf("the store in %s has format %d, and this release of sluice reads up to format %d: use a newer release",

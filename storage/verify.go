@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 )
@@ -91,7 +92,7 @@ func (v *verifier) accounts() error {
 	var list []AccountID
 	err := v.scan([]byte(ownerSystem+"address/"), func(tail, value []byte) error {
 		if len(value) != id.Size {
-			v.problem("address %s: %v", tail, errCorrupt)
+			v.problem("address %s: %v", tail, codec.ErrDamaged)
 			return nil
 		}
 		list = append(list, ID(value))
@@ -103,7 +104,7 @@ func (v *verifier) accounts() error {
 	for _, a := range list {
 		v.Accounts++
 		st, err := readAccount(v.ctx, v.r, a)
-		if errors.Is(err, errCorrupt) || errors.Is(err, ErrUnknownAccount) {
+		if errors.Is(err, codec.ErrDamaged) || errors.Is(err, ErrUnknownAccount) {
 			v.problem("account %s: %v", a, err)
 			continue
 		}
@@ -158,7 +159,7 @@ func (v *verifier) mailbox(a AccountID, b *box) error {
 func (v *verifier) contents() error {
 	return v.scan([]byte(ownerContent+string(rune(contentRecord))), func(tail, value []byte) error {
 		if len(tail) != id.Size {
-			v.problem("content %x: %v", tail, errCorrupt)
+			v.problem("content %x: %v", tail, codec.ErrDamaged)
 			return nil
 		}
 		c := ID(tail)
@@ -199,7 +200,7 @@ func (v *verifier) refs() error {
 	exists := false
 	return v.scan([]byte(ownerRef), func(tail, _ []byte) error {
 		if len(tail) <= id.Size {
-			v.problem("use %x: %v", tail, errCorrupt)
+			v.problem("use %x: %v", tail, codec.ErrDamaged)
 			return nil
 		}
 		c, use := ID(tail[:id.Size]), bytes.Clone(tail[id.Size:])
@@ -231,7 +232,7 @@ func (v *verifier) use(c ContentID, use []byte) error {
 	}
 	a, box, uid, ok := parseMessageUse(use)
 	if !ok {
-		v.problem("content %s: its use %q: %v", c, use, errCorrupt)
+		v.problem("content %s: its use %q: %v", c, use, codec.ErrDamaged)
 		return nil
 	}
 	value, err := v.r.Get(v.ctx, appendMessageKey(nil, a, box, uid))

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
-	"github.com/sluicemail/sluice/pipeline/internal/codec"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // Entry is what the queue keeps of a message for all of its recipients.
@@ -38,6 +38,7 @@ type Recipient struct {
 const (
 	entryForm     = 1
 	recipientForm = 1
+	maxVariants   = 16 // of a message (RULES A4)
 )
 
 func (e *Entry) append(b []byte) []byte {
@@ -56,18 +57,22 @@ func (e *Entry) append(b []byte) []byte {
 }
 
 func decodeEntry(b []byte) (Entry, error) {
-	d := codec.NewDecoder(b)
-	d.Form(entryForm)
+	d := codec.Record(b, entryForm)
 	e := Entry{
-		ID: storage.ID(d.Octets(10)), Origin: sdk.Origin(d.String()), Pipeline: d.String(),
+		ID: readID(&d), Origin: sdk.Origin(d.String()), Pipeline: d.String(),
 		Received: d.Time(), Sender: d.String(),
 	}
 	e.Params = pipeline.SenderParams{
-		Size: d.Varint(), Body: d.String(), SMTPUTF8: d.Bool(), Ret: d.String(), EnvID: d.String(),
+		Size: d.Int(), Body: d.String(), SMTPUTF8: d.Bool(), Ret: d.String(), EnvID: d.String(),
 	}
-	e.Content = storage.ContentID(d.Octets(10))
-	e.Size = d.Varint()
-	return e, d.Err()
+	e.Content = readID(&d)
+	e.Size = d.Int()
+	return e, d.End("queue entry")
+}
+
+func readID(d *codec.Decoder) (i storage.ID) {
+	copy(i[:], d.Take(len(i)))
+	return i
 }
 
 func (r *Recipient) append(b []byte) []byte {
@@ -88,18 +93,20 @@ func (r *Recipient) append(b []byte) []byte {
 }
 
 func decodeRecipient(b []byte) (Recipient, error) {
-	d := codec.NewDecoder(b)
-	d.Form(recipientForm)
-	r := Recipient{Number: uint32(d.Varint()), Address: d.String()}
+	d := codec.Record(b, recipientForm)
+	r := Recipient{Number: uint32(d.Int()), Address: d.String()}
 	r.Params = pipeline.RecipientParams{Notify: d.Strings(), ORcpt: d.String()}
 	r.Hop = pipeline.Hop{
-		Kind: pipeline.HopKind(d.Octet()), Account: storage.AccountID(d.Octets(10)),
+		Kind: pipeline.HopKind(d.Octet()), Account: readID(&d),
 		Address: d.String(), Junk: d.Bool(), Why: d.String(),
 	}
-	r.Variant = int(d.Varint())
-	r.Attempts = int(d.Varint())
+	r.Variant = int(d.Int())
+	r.Attempts = int(d.Int())
 	r.Next = d.Time()
 	r.Last = d.String()
 	r.Warned = d.Bool()
-	return r, d.Err()
+	if r.Variant < 0 || r.Variant >= maxVariants || r.Attempts < 0 {
+		d.Fail()
+	}
+	return r, d.End("recipient of a queue entry")
 }

@@ -7,9 +7,9 @@ import (
 	"fmt"
 
 	"github.com/sluicemail/sluice/pipeline"
-	"github.com/sluicemail/sluice/pipeline/internal/codec"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
@@ -128,7 +128,7 @@ func (q *Queue) admit(ctx context.Context, id storage.ID) (ok bool, err error) {
 	}
 	e, err := q.read(ctx, id)
 	switch {
-	case errors.Is(err, codec.ErrForm): // the others go on (DRILLS E2.7); `sluice queue list` tells
+	case errors.Is(err, codec.ErrDamaged): // the others go on (DRILLS E2.7); `sluice queue list` tells
 		q.Logger.Error("queue entry unreadable", "id", id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
 		return true, nil
 	case err != nil:

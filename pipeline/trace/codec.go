@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"time"
 
-	"github.com/sluicemail/sluice/pipeline/internal/codec"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // form is the version of the stored form: the first octet of a record, before
@@ -32,15 +32,14 @@ func (h *Head) strings() [10]*string {
 
 // DecodeHead reads what AppendHead wrote.
 func DecodeHead(b []byte) (Head, error) {
-	d := codec.NewDecoder(b)
-	d.Form(form)
+	d := codec.Record(b, form)
 	h := Head{ID: d.String(), Received: d.Time()}
 	for _, s := range h.strings() {
 		*s = d.String()
 	}
 	h.Recipients = d.Strings()
-	h.Size = d.Varint()
-	return h, d.Err()
+	h.Size = d.Int()
+	return h, d.End("the head of a trace")
 }
 
 // AppendEvents appends the stored form of events.
@@ -74,16 +73,15 @@ func appendEvent(b []byte, e *Event) []byte {
 
 // DecodeEvents reads what AppendEvents wrote.
 func DecodeEvents(b []byte) ([]Event, error) {
-	d := codec.NewDecoder(b)
-	d.Form(form)
+	d := codec.Record(b, form)
 	var events []Event
 	for range d.Count() {
-		events = append(events, decodeEvent(d))
-		if d.Err() != nil {
-			return nil, d.Err()
+		if events = append(events, decodeEvent(&d)); d.Bad() {
+			events = nil
+			break
 		}
 	}
-	return events, d.Err()
+	return events, d.End("the events of a trace")
 }
 
 func decodeEvent(d *codec.Decoder) Event {
@@ -96,7 +94,7 @@ func decodeEvent(d *codec.Decoder) Event {
 	}
 	e.Detections = d.Strings()
 	e.Changes = d.Strings()
-	e.Took = time.Duration(d.Varint())
+	e.Took = time.Duration(d.Int())
 	e.Text = d.String()
 	return e
 }

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/kvtest"
@@ -167,7 +168,7 @@ func TestCredentialRecord(t *testing.T) {
 		t.Errorf("read %+v, %v", got, err)
 	}
 	for n := range value {
-		if _, err := decodeCredential(value[:n]); !errors.Is(err, errCorrupt) {
+		if _, err := decodeCredential(value[:n]); !errors.Is(err, codec.ErrDamaged) {
 			t.Errorf("%d of %d octets: %v", n, len(value), err)
 		}
 	}

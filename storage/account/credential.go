@@ -1,6 +1,7 @@
 package account
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/pbkdf2"
@@ -11,6 +12,8 @@ import (
 	"fmt"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // Kind says what a credential is for.
@@ -102,41 +105,31 @@ func (c *Credential) matches(password string) bool {
 func (c *Credential) append(b []byte) []byte {
 	b = append(b, recordVersion, byte(c.Kind))
 	b = binary.AppendUvarint(b, c.Serial)
-	b = binary.AppendUvarint(b, uint64(len(c.Scopes)))
-	for _, s := range c.Scopes {
-		b = appendString(b, s)
-	}
+	b = codec.AppendStrings(b, c.Scopes)
 	b = binary.AppendUvarint(b, uint64(c.cost.Memory))
 	b = binary.AppendUvarint(b, uint64(c.cost.Time))
 	b = append(b, c.cost.Threads)
-	b = appendString(b, string(c.salt))
-	b = appendString(b, string(c.hash))
+	b = codec.AppendBytes(b, c.salt)
+	b = codec.AppendBytes(b, c.hash)
 	b = binary.AppendUvarint(b, uint64(c.scram.Iterations))
-	b = appendString(b, string(c.scram.Salt))
-	b = appendString(b, string(c.scram.StoredKey))
-	return appendString(b, string(c.scram.ServerKey))
+	b = codec.AppendBytes(b, c.scram.Salt)
+	b = codec.AppendBytes(b, c.scram.StoredKey)
+	return codec.AppendBytes(b, c.scram.ServerKey)
 }
 
 func decodeCredential(value []byte) (*Credential, error) {
-	d := decoder{b: append([]byte(nil), value...)}
-	if d.byte() != recordVersion {
-		d.bad = true
+	d := codec.Record(bytes.Clone(value), recordVersion)
+	c := &Credential{Kind: Kind(d.Octet()), Serial: d.Uint()}
+	if c.Scopes = d.Strings(); len(c.Scopes) > maxScopes {
+		d.Fail()
 	}
-	c := &Credential{Kind: Kind(d.byte()), Serial: d.uint()}
-	n := d.uint()
-	if n > maxScopes {
-		d.bad, n = true, 0
-	}
-	for range n {
-		c.Scopes = append(c.Scopes, string(d.bytes()))
-	}
-	memory, time := d.uint(), d.uint()
-	c.cost = Cost{Memory: uint32(min(memory, maxMemory+1)), Time: uint32(min(time, maxTime+1)), Threads: d.byte()}
-	c.salt, c.hash = d.bytes(), d.bytes()
-	iterations := d.uint()
-	c.scram = SCRAM{Iterations: int(min(iterations, 1<<31-1)), Salt: d.bytes(), StoredKey: d.bytes(), ServerKey: d.bytes()}
-	if d.bad || len(c.hash) != hashSize || memory > maxMemory || time == 0 || time > maxTime || c.cost.Threads == 0 {
-		return nil, fmt.Errorf("read a credential: %w", errCorrupt)
+	memory, time := d.Uint(), d.Uint()
+	c.cost = Cost{Memory: uint32(min(memory, maxMemory+1)), Time: uint32(min(time, maxTime+1)), Threads: d.Octet()}
+	c.salt, c.hash = d.Bytes(), d.Bytes()
+	iterations := d.Uint()
+	c.scram = SCRAM{Iterations: int(min(iterations, 1<<31-1)), Salt: d.Bytes(), StoredKey: d.Bytes(), ServerKey: d.Bytes()}
+	if d.Bad() || len(c.hash) != hashSize || memory > maxMemory || time == 0 || time > maxTime || c.cost.Threads == 0 {
+		return nil, fmt.Errorf("read a credential: %w", codec.ErrDamaged)
 	}
 	return c, nil
 }

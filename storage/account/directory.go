@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/id"
 	"github.com/sluicemail/sluice/storage/internal/lru"
 	"github.com/sluicemail/sluice/storage/kv"
@@ -115,7 +116,7 @@ func (d *Directory) read(ctx context.Context, name string) (*known, error) {
 		return nil, err
 	}
 	if len(value) != id.Size {
-		return nil, errCorrupt
+		return nil, codec.ErrDamaged
 	}
 	a, err := d.byID(ctx, id.ID(value))
 	if err != nil {
@@ -144,7 +145,7 @@ func (d *Directory) byID(ctx context.Context, a id.ID) (Account, error) {
 func (d *Directory) List(ctx context.Context, visit func(Account) (more bool, err error)) error {
 	err := d.o.Engine.Scan(ctx, []byte(prefixAddress), []byte(prefixAddress+"\xff"), false, func(_, value []byte) (bool, error) {
 		if len(value) != id.Size {
-			return false, errCorrupt
+			return false, codec.ErrDamaged
 		}
 		a, err := d.byID(ctx, id.ID(value))
 		if err != nil {

@@ -22,7 +22,7 @@
 //
 // Failures. Every error names the file. After a failed sync a Draft cannot be
 // persisted any more: the kernel may have dropped the octets. Memory in use is
-// bounded by Budget; over it, content goes to files early. DecodeRef and
+// bounded by Budget; over it, content goes to files early. ReadRef and
 // DecodeVariant read octets that may be damaged, and never panic.
 package blob
 

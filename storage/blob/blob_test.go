@@ -12,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 const limit = 64 << 10
@@ -103,9 +105,10 @@ func TestRoundTrip(t *testing.T) {
 		if budget.Used() != 0 {
 			t.Errorf("%d octets: %d of the budget are still in use", size, budget.Used())
 		}
-		back, rest, err := DecodeRef(append(ref.AppendBinary(nil), "rest"...))
-		if back != ref || string(rest) != "rest" || err != nil {
-			t.Errorf("DecodeRef = %v, %q, %v; want %v", back, rest, err, ref)
+		dec := codec.New(append(ref.AppendBinary(nil), "rest"...))
+		back := ReadRef(&dec)
+		if back != ref || string(dec.Rest()) != "rest" || dec.Bad() {
+			t.Errorf("ReadRef = %v, %q; want %v", back, dec.Rest(), ref)
 		}
 		s = openStore(t, fs, budget)
 		c, err := s.Open(back, func() ([]byte, error) { return mem, nil })
@@ -240,8 +243,9 @@ func TestNamesStayInside(t *testing.T) {
 		if err := s.Remove(ref); err == nil {
 			t.Errorf("Remove(%q) works", name)
 		}
-		if _, _, err := DecodeRef(ref.AppendBinary(nil)); err == nil {
-			t.Errorf("DecodeRef(%q) works", name)
+		dec := codec.New(ref.AppendBinary(nil))
+		if ReadRef(&dec); !dec.Bad() {
+			t.Errorf("ReadRef(%q) works", name)
 		}
 	}
 }

@@ -2,9 +2,9 @@ package blob
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"strconv"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // Kind says where content is. The writer chooses; a reader knows all kinds for
@@ -33,44 +33,19 @@ const nameLen = 28
 func (r Ref) AppendBinary(b []byte) []byte {
 	b = append(b, byte(r.Kind))
 	b = binary.AppendUvarint(b, uint64(r.Size))
-	b = binary.AppendUvarint(b, uint64(len(r.Name)))
-	return append(b, r.Name...)
+	return codec.AppendString(b, r.Name)
 }
 
-// DecodeRef reads a Ref from the front of b and returns what follows it.
-func DecodeRef(b []byte) (Ref, []byte, error) {
-	bad := func(why string) (Ref, []byte, error) {
-		return Ref{}, nil, errors.New("decode reference: " + why)
+// ReadRef reads what AppendBinary wrote.
+func ReadRef(d *codec.Decoder) Ref {
+	r := Ref{Kind: Kind(d.Octet()), Size: d.Size(), Name: d.String()}
+	switch {
+	case r.Kind == Inline && r.Name == "":
+	case r.Kind == File && checkName(r.Name) == nil:
+	default: // also a kind that this release does not know
+		d.Fail()
 	}
-	if len(b) == 0 {
-		return bad("empty")
-	}
-	r := Ref{Kind: Kind(b[0])}
-	size, n := binary.Uvarint(b[1:])
-	if n <= 0 || size > 1<<62 {
-		return bad("broken size")
-	}
-	r.Size = int64(size)
-	b = b[1+n:]
-	l, n := binary.Uvarint(b)
-	if n <= 0 || l > uint64(len(b)-n) {
-		return bad("broken name")
-	}
-	r.Name = string(b[n : n+int(l)])
-	b = b[n+int(l):]
-	switch r.Kind {
-	case Inline:
-		if r.Name != "" {
-			return bad("inline content with a name")
-		}
-	case File:
-		if err := checkName(r.Name); err != nil {
-			return bad(err.Error())
-		}
-	default:
-		return bad("this release does not know content of kind " + strconv.Itoa(int(r.Kind)))
-	}
-	return r, b, nil
+	return r
 }
 
 // checkName keeps names that come from the disk inside the directory.

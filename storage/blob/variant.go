@@ -2,11 +2,12 @@ package blob
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sort"
+
+	"github.com/sluicemail/sluice/storage/codec"
 )
 
 // Variant says how octets differ from those that arrived, which never change
@@ -36,8 +37,6 @@ const (
 	maxFront = 1 << 20
 )
 
-var errVariant = errors.New("decode variant: broken")
-
 // IsZero says that v is the base as it is.
 func (v Variant) IsZero() bool { return len(v.Front) == 0 && len(v.Edits) == 0 }
 
@@ -46,81 +45,59 @@ func (v Variant) IsZero() bool { return len(v.Front) == 0 && len(v.Edits) == 0 }
 // before, Len, and With with its length; numbers as varints.
 func (v Variant) AppendBinary(b []byte) []byte {
 	b = append(b, variantVersion, variantFlags)
-	b = appendBytes(b, v.Front)
+	b = codec.AppendBytes(b, v.Front)
 	b = binary.AppendUvarint(b, uint64(len(v.Edits)))
 	end := int64(0)
 	for _, e := range v.Edits {
 		b = binary.AppendUvarint(b, uint64(e.Off-end))
 		b = binary.AppendUvarint(b, uint64(e.Len))
-		b = appendBytes(b, e.With)
+		b = codec.AppendBytes(b, e.With)
 		end = e.Off + e.Len
 	}
 	return b
 }
 
-func appendBytes(b, p []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(p))), p...)
-}
-
-// DecodeVariant reads a Variant from the front of b and returns what follows it.
-// The Variant shares memory with b.
-func DecodeVariant(b []byte) (Variant, []byte, error) {
-	if len(b) < 2 {
-		return Variant{}, nil, errVariant
+// DecodeVariant reads what AppendBinary wrote. The Variant shares memory with b.
+func DecodeVariant(b []byte) (Variant, error) {
+	d := codec.New(b)
+	if version, flags := d.Octet(), d.Octet(); version != variantVersion || flags != variantFlags {
+		return Variant{}, fmt.Errorf("decode variant: this release does not know version %d with flags %#x: %w", version, flags, codec.ErrDamaged)
 	}
-	if b[0] != variantVersion || b[1] != variantFlags {
-		return Variant{}, nil, fmt.Errorf("decode variant: this release does not know version %d with flags %#x", b[0], b[1])
-	}
-	d := decoder{b: b[2:]}
-	v := Variant{Front: d.bytes(maxFront)}
-	n := d.number(maxEdits)
-	if d.bad || n > int64(len(d.b)) { // an edit takes three octets
-		return Variant{}, nil, errVariant
+	v := Variant{Front: readPatch(&d)}
+	n := d.Count() // an edit takes three octets
+	if n > maxEdits {
+		d.Fail()
+		n = 0
 	}
 	if n > 0 {
 		v.Edits = make([]Edit, 0, n)
 	}
 	end := int64(0)
 	for range n {
-		e := Edit{Off: end + d.number(1<<48), Len: d.number(1 << 48), With: d.bytes(maxFront)}
-		if end = e.Off + e.Len; d.bad || end > 1<<60 {
-			return Variant{}, nil, errVariant
+		e := Edit{Off: end + int64(d.UpTo(1<<48)), Len: int64(d.UpTo(1 << 48)), With: readPatch(&d)}
+		if end = e.Off + e.Len; end > 1<<60 {
+			d.Fail()
 		}
 		v.Edits = append(v.Edits, e)
 	}
-	if d.bad {
-		return Variant{}, nil, errVariant
+	if len(d.Rest()) > 0 {
+		d.Fail()
 	}
-	return v, d.b, nil
-}
-
-// decoder reads from the front of b until something is wrong.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) number(limit int64) int64 {
-	n, l := binary.Uvarint(d.b)
-	if d.bad || l <= 0 || n > uint64(limit) {
-		d.bad = true
-		return 0
+	if err := d.End("variant"); err != nil {
+		return Variant{}, err
 	}
-	d.b = d.b[l:]
-	return int64(n)
+	return v, nil
 }
 
-func (d *decoder) bytes(limit int64) []byte {
-	n := d.number(limit)
-	if d.bad || n > int64(len(d.b)) {
-		d.bad = true
+// readPatch reads octets to put in; none are nil.
+func readPatch(d *codec.Decoder) []byte {
+	p := d.Bytes()
+	if len(p) > maxFront {
+		d.Fail()
+	}
+	if len(p) == 0 {
 		return nil
 	}
-	if n == 0 {
-		return nil
-	}
-	p := d.b[:n:n]
-	d.b = d.b[n:]
 	return p
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
 )
@@ -184,11 +185,12 @@ func readItems(e kv.Engine, blobs *blob.Store) (map[string]bool, error) {
 	ctx, items, twins := context.Background(), map[string]bool{}, 0
 	err := e.Scan(ctx, []byte("item/"), []byte("item0"), false, func(k, v []byte) (bool, error) {
 		id := strings.TrimPrefix(string(k), "item/")
-		ref, rest, err := blob.DecodeRef(v)
-		if err != nil {
+		d := codec.New(v)
+		ref := blob.ReadRef(&d)
+		if err := d.End("item"); err != nil {
 			return false, err
 		}
-		c, err := blobs.Open(ref, func() ([]byte, error) { return rest, nil })
+		c, err := blobs.Open(ref, func() ([]byte, error) { return d.Rest(), nil })
 		if err != nil {
 			return false, fmt.Errorf("item %s: %w", id, err)
 		}

@@ -1,0 +1,88 @@
+package queue
+
+import (
+	"encoding/hex"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
+)
+
+func sampleEntry() Entry {
+	return Entry{
+		ID: storage.ID{1}, Origin: sdk.Login, Pipeline: "outbound", Received: time.Unix(1e9, 1).UTC(), Sender: "a@example.test",
+		Params:  pipeline.SenderParams{Size: 300, Body: "8BITMIME", SMTPUTF8: true, Ret: "HDRS", EnvID: "e"},
+		Content: storage.ContentID{2}, Size: 1 << 40,
+	}
+}
+
+func sampleRecipient() Recipient {
+	return Recipient{
+		Number: 300, Address: "b@example.test", Params: pipeline.RecipientParams{Notify: []string{"DELAY", "FAILURE"}, ORcpt: "rfc822;b"},
+		Hop:     pipeline.Hop{Kind: pipeline.HopMailbox, Account: storage.AccountID{3}, Address: "c@example.test", Junk: true, Why: "GTUBE"},
+		Variant: 2, Attempts: 3, Next: time.Unix(2e9, 0).UTC(), Last: "451", Warned: true,
+	}
+}
+
+// TestFormsOnDisk holds what is on the disks of format 1 (storage/FORMAT.md): a change here is a new form.
+func TestFormsOnDisk(t *testing.T) {
+	e, r := sampleEntry(), sampleRecipient()
+	for name, c := range map[string]struct {
+		value []byte
+		want  string
+	}{
+		"entry":     {e.append(nil), "0101000000000000000000056c6f67696e086f7574626f756e648280a0f6f4acdbe01b0e61406578616d706c652e74657374d80408384249544d494d45010448445253016502000000000000000000808080808040"},
+		"recipient": {r.append(nil), "01d8040e62406578616d706c652e74657374020544454c4159074641494c555245087266633832323b6201030000000000000000000e63406578616d706c652e746573740105475455424504068080c0ece9d9b6c1370334353101"},
+	} {
+		if got := hex.EncodeToString(c.value); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+	if got, err := decodeEntry(e.append(nil)); err != nil || !reflect.DeepEqual(got, e) {
+		t.Errorf("the entry comes back as %+v, %v", got, err)
+	}
+	if got, err := decodeRecipient(r.append(nil)); err != nil || !reflect.DeepEqual(got, r) {
+		t.Errorf("the recipient comes back as %+v, %v", got, err)
+	}
+}
+
+// FuzzDecode reads entries, recipients and due keys from hostile octets: what comes back can be worked with, and written again.
+func FuzzDecode(f *testing.F) {
+	e, r := sampleEntry(), sampleRecipient()
+	f.Add(e.append(nil))
+	f.Add(r.append(nil))
+	f.Add(dueKey(7, localHop, e.ID, 9))
+	f.Add(append([]byte{recipientForm}, make([]byte, 60)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, err := decodeEntry(b); err == nil {
+			if again, err := decodeEntry(e.append(nil)); err != nil || !reflect.DeepEqual(again, e) {
+				t.Errorf("%+v comes back as %+v, %v", e, again, err)
+			}
+		}
+		if r, err := decodeRecipient(b); err == nil {
+			if again, err := decodeRecipient(r.append(nil)); err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("%+v comes back as %+v, %v", r, again, err)
+			}
+			if r.Variant < 0 || r.Variant >= 16 || r.Attempts < 0 {
+				t.Errorf("variant %d, %d attempts", r.Variant, r.Attempts)
+			}
+		}
+		parseDue(b)
+	})
+}
+
+// TestRecipientsThatCannotBe: a damaged number asks for no memory and is no place in a list.
+func TestRecipientsThatCannotBe(t *testing.T) {
+	for _, change := range []func(*Recipient){
+		func(r *Recipient) { r.Variant = 1 << 40 }, func(r *Recipient) { r.Variant = -1 }, func(r *Recipient) { r.Attempts = -1 },
+	} {
+		r := sampleRecipient()
+		change(&r)
+		if got, err := decodeRecipient(r.append(nil)); err == nil {
+			t.Errorf("read as %+v", got)
+		}
+	}
+}

@@ -1,0 +1,22 @@
+package trace
+
+import (
+	"encoding/hex"
+	"testing"
+)
+
+// TestFormsOnDisk holds what is on the disks of format 1 (storage/FORMAT.md): a change here is a new form.
+func TestFormsOnDisk(t *testing.T) {
+	head, events := sample()
+	for name, c := range map[string]struct {
+		value []byte
+		want  string
+	}{
+		"head":   {AppendHead(nil, &head), "011030313233343536373839414243444546f681a0bbd29df1fa3108737472616e67657207696e626f756e64026d78093139322e302e322e31106d61696c2e6578616d706c652e6e6574046d61696c07544c5320312e33000d61406578616d706c652e6e6574053c3140783e020e62406578616d706c652e746573740e63406578616d706c652e746573748040"},
+		"events": {AppendEvents(nil, events), "0102f681a0bbd29df1fa31077265636569766500000006616363657074000000000000000000000080897a00f681a0bbd29df1fa3109616e74692d7370616d05677475626501310e62406578616d706c652e746573740672656a656374000000000000f8bf010547545542450000000000408f400174010164010b616464206669656c6420580003353530"},
+	} {
+		if got := hex.EncodeToString(c.value); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
