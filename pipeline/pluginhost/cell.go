@@ -110,8 +110,7 @@ func (c *cell) enter(ctx context.Context) (*process, error) {
 	limited, cancel := context.WithTimeout(ctx, c.plugin.config.Timeout.Std())
 	defer cancel()
 	_, err = proc.ask(limited, controlQuestion())
-	switch kindOf(err) {
-	case Crash, Timeout:
+	if kind := kindOf(err); kind == Crash || kind == Timeout || errors.Is(err, errNotAsked) {
 		proc.kill("failed the control question")
 		proc.runner.waitDead()
 		proc.end()

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -55,6 +56,49 @@ func TestPoison(t *testing.T) {
 	}
 	if _, kind := h.ask(t, message("x")); kind != "" {
 		t.Errorf("afterwards %q", kind)
+	}
+}
+
+// TestTooLateToBeSuspected: a question that comes when the process is dead already has nothing to do with its death.
+func TestTooLateToBeSuspected(t *testing.T) {
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	proc, err := h.launch("").start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proc.end()
+	if _, err := proc.ask(t.Context(), message("do: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := proc.ask(t.Context(), message("do: crash\r\n\r\n")); kindOf(err) != Crash || !proc.diedAlone() {
+		t.Fatalf("%v, alone %v", err, proc.diedAlone())
+	}
+	if _, err := proc.ask(t.Context(), message("do: x\r\n\r\n")); !errors.Is(err, errNotAsked) {
+		t.Errorf("%v, expected that it was not asked", err)
+	}
+}
+
+// TestNotAlone: who was in the process beside a question that nobody waits for any more was not alone in it.
+func TestNotAlone(t *testing.T) {
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	proc, err := h.launch("").start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proc.end()
+	if _, err := proc.ask(t.Context(), message("do: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := proc.ask(ctx, message("do: hang\r\n\r\n")); kindOf(err) != Timeout {
+		t.Fatal(err)
+	}
+	eventually(t, "the slot is lost", 3*time.Second, func() bool { return proc.lost.Load() == 1 })
+	if _, err := proc.ask(t.Context(), message("do: crash\r\n\r\n")); kindOf(err) != Crash || proc.diedAlone() {
+		t.Errorf("%v, alone %v", err, proc.diedAlone())
 	}
 }
 

@@ -17,6 +17,17 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
+// replies are verdicts with replies that the core will not use; the opinions count.
+func replies() map[string]sdk.Verdict {
+	return map[string]sdk.Verdict{
+		"reply-class":   {Action: sdk.Reject, Reply: &sdk.Reply{Code: 451, Text: "later"}},
+		"reply-class4":  {Action: sdk.Defer, Reply: &sdk.Reply{Code: 550, Text: "never"}},
+		"reply-250":     {Action: sdk.Reject, Reply: &sdk.Reply{Code: 250, Text: "fine"}},
+		"reply-line":    {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Text: "a\r\n250 b"}},
+		"reply-class-x": {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "4.7.1", Text: "no"}},
+	}
+}
+
 // verdicts are what the test plugin answers by name.
 func verdicts() map[string]sdk.Verdict {
 	forBob := func(r sdk.RecipientVerdict) sdk.Verdict {
@@ -24,27 +35,22 @@ func verdicts() map[string]sdk.Verdict {
 		return sdk.Verdict{Recipients: []sdk.RecipientVerdict{r}}
 	}
 	return map[string]sdk.Verdict{
-		"nan":           {Score: math.NaN()},
-		"infinite":      {Score: math.Inf(-1)},
-		"nan-reason":    {Reasons: []sdk.Reason{{Symbol: "X", Score: math.NaN()}}},
-		"action":        {Action: 17},
-		"change-kind":   {Changes: []sdk.Change{{Kind: 9, Name: "X-A"}}},
-		"change-name":   {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X A"}}},
-		"change-empty":  {Changes: []sdk.Change{{Kind: sdk.AddField}}},
-		"change-crlf":   {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A", Value: "a\r\nBcc: x"}}},
-		"reply-class":   {Action: sdk.Reject, Reply: &sdk.Reply{Code: 451, Text: "later"}},
-		"reply-class4":  {Action: sdk.Defer, Reply: &sdk.Reply{Code: 550, Text: "never"}},
-		"reply-250":     {Action: sdk.Reject, Reply: &sdk.Reply{Code: 250, Text: "fine"}},
-		"reply-line":    {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Text: "a\r\n250 b"}},
-		"reply-class-x": {Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "4.7.1", Text: "no"}},
-		"symbol":        {Reasons: []sdk.Reason{{Symbol: "A\nB"}}},
-		"detection":     {Detections: []string{strings.Repeat("x", 500)}},
-		"tags":          {Tags: map[string]string{"a": "\x00"}},
-		"stranger":      {Recipients: []sdk.RecipientVerdict{{Recipient: "eve@example.test"}}},
-		"twice":         {Recipients: []sdk.RecipientVerdict{{Recipient: "bob@example.test"}, {Recipient: "bob@example.test"}}},
-		"bob-nan":       forBob(sdk.RecipientVerdict{Score: math.NaN()}),
-		"bob-action":    forBob(sdk.RecipientVerdict{Action: 6}),
-		"bob-change":    forBob(sdk.RecipientVerdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X:A"}}}),
+		"nan":          {Score: math.NaN()},
+		"infinite":     {Score: math.Inf(-1)},
+		"nan-reason":   {Reasons: []sdk.Reason{{Symbol: "X", Score: math.NaN()}}},
+		"action":       {Action: 17},
+		"change-kind":  {Changes: []sdk.Change{{Kind: 9, Name: "X-A"}}},
+		"change-name":  {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X A"}}},
+		"change-empty": {Changes: []sdk.Change{{Kind: sdk.AddField}}},
+		"change-crlf":  {Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A", Value: "a\r\nBcc: x"}}},
+		"symbol":       {Reasons: []sdk.Reason{{Symbol: "A\nB"}}},
+		"detection":    {Detections: []string{strings.Repeat("x", 500)}},
+		"tags":         {Tags: map[string]string{"a": "\x00"}},
+		"stranger":     {Recipients: []sdk.RecipientVerdict{{Recipient: "eve@example.test"}}},
+		"twice":        {Recipients: []sdk.RecipientVerdict{{Recipient: "bob@example.test"}, {Recipient: "bob@example.test"}}},
+		"bob-nan":      forBob(sdk.RecipientVerdict{Score: math.NaN()}),
+		"bob-action":   forBob(sdk.RecipientVerdict{Action: 6}),
+		"bob-change":   forBob(sdk.RecipientVerdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X:A"}}}),
 		"good": {
 			Action: sdk.Quarantine, Score: -1.5, Reasons: []sdk.Reason{{Symbol: "A", Score: -1.5, Text: "ä"}},
 			Detections: []string{"D"}, Tags: map[string]string{"k": "v"},
@@ -71,6 +77,11 @@ func TestVerdicts(t *testing.T) {
 		if kind != "" || v.Action != want.Action || v.Score != want.Score || len(v.Changes) != 2 || v.Changes[1] != want.Changes[1] ||
 			v.Reasons[0] != want.Reasons[0] || *v.Recipients[0].Reply != *want.Recipients[0].Reply || v.Tags["k"] != "v" {
 			t.Errorf("%q %+v, expected %+v", kind, v, want)
+		}
+	}
+	for name, want := range replies() {
+		if v, kind := h.ask(t, message("do: "+name+"\r\n\r\n")); kind != "" || v.Action != want.Action || *v.Reply != *want.Reply {
+			t.Errorf("%s: %q %+v, expected the opinion with its reply", name, kind, v)
 		}
 	}
 	if _, kind := h.ask(t, message("do: error\r\n\r\n")); kind != Error {

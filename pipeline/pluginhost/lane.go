@@ -21,6 +21,10 @@ const (
 
 	// grace is how long a plugin has for its answer to a Cancel (RULES C1).
 	grace = time.Second
+
+	// deathTime is how long after a stream's end it may take to see that the process died: the socket closes
+	// a little before it is gone.
+	deathTime = 500 * time.Millisecond
 )
 
 // lane is a slot and the stream that fills it. The goroutine that took it out of
@@ -141,7 +145,10 @@ func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	defer content.close()
 	if err := l.begin(); err != nil {
 		l.p.free <- l
-		return sdk.Verdict{}, l.brokenLane(ctx, err)
+		if err = l.brokenLane(ctx, err); kindOf(err) == Crash {
+			err = errNotAsked // it was never in the process that died
+		}
+		return sdk.Verdict{}, err
 	}
 	ask := &wire.Ask{Id: l.id, Phase: wire.Phase_PHASE_CONTENT, Envelope: wire.ToEnvelope(&q.Envelope), Size: q.Size}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -291,7 +298,7 @@ func (l *lane) opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error)
 func (l *lane) brokenLane(ctx context.Context, err error) error {
 	select {
 	case <-l.p.runner.died:
-	case <-time.After(500 * time.Millisecond): // the socket closes a little before the process is gone
+	case <-time.After(deathTime):
 	case <-ctx.Done():
 	}
 	select {

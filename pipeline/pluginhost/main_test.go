@@ -159,6 +159,9 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		err := child.Start()
 		return sdk.Verdict{Tags: map[string]string{"pid": fmt.Sprint(child.Process.Pid)}}, err
 	default:
+		if v, ok := replies()[command]; ok {
+			return v, nil
+		}
 		if v, ok := verdicts()[command]; ok {
 			return v, nil
 		}

@@ -49,6 +49,7 @@ type process struct {
 	resets   atomic.Int32  // lanes reset since the last answer
 
 	mu     sync.Mutex
+	dead   bool   // it died, and who was in it is known: nobody comes in any more
 	ended  bool   // no more questions
 	reason string // why we killed it; "" if it died by itself
 	alone  bool   // one question was in it when it died by itself
@@ -65,6 +66,7 @@ func (p *process) watchDeath() {
 func (p *process) noteDeath() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.dead = true
 	p.alone = p.reason == "" && p.lanes-len(p.free) == 1 && p.answered.Load() > 0
 }
 
@@ -91,6 +93,12 @@ func (p *process) enter() bool {
 	return true
 }
 
+func (p *process) isDead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dead
+}
+
 // errNotAsked says that a process died before a question reached it.
 var errNotAsked = errors.New("the process ended before it was asked")
 
@@ -111,6 +119,10 @@ func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		case <-ctx.Done():
 			return sdk.Verdict{}, failf(Busy, "all %d lanes are taken", p.lanes)
 		}
+	}
+	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
+		p.free <- l
+		return sdk.Verdict{}, errNotAsked
 	}
 	if ctx.Err() != nil { // found a lane at the last moment
 		p.free <- l

@@ -42,13 +42,18 @@ func (l *lane) back(err error) {
 	l.p.free <- l
 }
 
-// abandon puts the lane back without its stream, which the other side ended: its slot is free.
+// abandon puts the lane back without its stream, which the other side ended: its slot is free. If that was the
+// end of the process, the question counts as one that was in it, and the lane stays out.
 func (l *lane) abandon(sent chan error) {
 	l.reset()
 	l.p.gone.Add(1)
 	go func() {
 		defer l.p.gone.Done()
 		<-sent
+		select {
+		case <-l.p.runner.died:
+		case <-time.After(deathTime):
+		}
 		l.close()
 		l.p.free <- l
 	}()

@@ -24,7 +24,7 @@ const (
 
 // checkVerdict refuses a verdict that breaks the contract.
 func checkVerdict(v *sdk.Verdict, q *Question) error {
-	err := checkOpinion(v.Action, v.Score, v.Reasons, v.Detections, v.Reply, v.Changes)
+	err := checkOpinion(v.Action, v.Score, v.Reasons, v.Detections, v.Changes)
 	if err != nil {
 		return err
 	}
@@ -53,16 +53,16 @@ func checkVerdict(v *sdk.Verdict, q *Question) error {
 			return fmt.Errorf("two verdicts for %.80q", r.Recipient)
 		}
 		known[r.Recipient] = false
-		if err := checkOpinion(r.Action, r.Score, r.Reasons, r.Detections, r.Reply, r.Changes); err != nil {
+		if err := checkOpinion(r.Action, r.Score, r.Reasons, r.Detections, r.Changes); err != nil {
 			return fmt.Errorf("for %.80q: %w", r.Recipient, err)
 		}
 	}
 	return nil
 }
 
-func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detections []string,
-	reply *sdk.Reply, changes []sdk.Change,
-) error {
+// checkOpinion leaves the reply alone: an opinion counts however badly it is worded, and the
+// core replaces a reply that is not fit for the wire.
+func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detections []string, changes []sdk.Change) error {
 	if !finite(score) {
 		return errors.New("the score is not a finite number")
 	}
@@ -84,9 +84,6 @@ func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detect
 			return fmt.Errorf("the detection %.40q is empty, too long or has control characters", d)
 		}
 	}
-	if err := checkReply(action, reply); err != nil {
-		return err
-	}
 	for i, c := range changes {
 		if err := checkChange(c); err != nil {
 			return fmt.Errorf("change %d: %w", i+1, err)
@@ -99,33 +96,6 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // control finds what would break a line of a log, a trace or a header.
 func control(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
-
-// checkReply holds a reply to the class of its action (RFC 5321 section 4.2.1). With an action
-// that has no reply it is not used, and only has to be one line.
-func checkReply(action sdk.Action, r *sdk.Reply) error {
-	if r == nil {
-		return nil
-	}
-	if len(r.Text) > 400 || control(r.Text) || control(r.Enhanced) || len(r.Enhanced) > 11 {
-		return errors.New("the reply's text is longer than 400 octets or has control characters")
-	}
-	class := 0
-	switch action {
-	case sdk.Defer:
-		class = 4
-	case sdk.Reject:
-		class = 5
-	default:
-		return nil
-	}
-	if r.Code < class*100 || r.Code > class*100+59 {
-		return fmt.Errorf("the reply %d with %s, expected %dxx", r.Code, action, class)
-	}
-	if r.Enhanced != "" && !strings.HasPrefix(r.Enhanced, fmt.Sprintf("%d.", class)) {
-		return fmt.Errorf("the enhanced code %.20q with %s, expected %d.x.y", r.Enhanced, action, class)
-	}
-	return nil
-}
 
 func checkChange(c sdk.Change) error {
 	// RFC 5322 section 2.2: printable US-ASCII except colon; section 2.1.1: a line has 998 octets.
