@@ -56,7 +56,9 @@ type Reason struct {
 }
 
 // Reply is what the peer is told on Defer and Reject (RFC 5321 section 4.2, RFC 3463).
-// A reply of the wrong class is a plugin failure; without one the core has its own.
+// The core replaces what is not a well-formed reply of the right class by its own,
+// which it also has for a verdict without a reply: how an opinion is worded does
+// not change the opinion.
 type Reply struct {
 	Code     int    `json:"code"`     // 4xx for Defer, 5xx for Reject
 	Enhanced string `json:"enhanced"` // "5.7.1"

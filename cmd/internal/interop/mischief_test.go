@@ -79,7 +79,7 @@ func TestMischief(t *testing.T) {
 		{"forbidden-change", scanned, scanned}, // one that is not in its manifest: refused, the rest counts
 		{"unknown-recipient", unscanned, deferred},
 		{"huge-answer", unscanned, deferred},
-		{"reply-injection", unscanned, deferred}, // PROTOCOL.md: such a verdict is invalid
+		{"reply-injection", refused, refused}, // the opinion counts, in the words of the core
 		{"reject", refused, refused},
 		{"stderr-flood", scanned, scanned},
 		{"stderr-endless-line", scanned, scanned},
