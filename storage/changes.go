@@ -173,7 +173,7 @@ func (v *View) UIDs(mailbox MailboxID) (*UIDSequence, error) {
 		return seq, nil
 	}
 	l := v.beginLoad(b)
-	uids := make([]UID, 0, b.Exists+8)
+	uids := make([]UID, 0, min(b.Exists, 1<<20)+8) // a damaged counter asks for no memory
 	lower := appendBoxKey(nil, v.id, kindMessage, mailbox)
 	err = scanKeys(v, lower, func(key []byte) { uids = append(uids, tailUID(key)) })
 	v.endLoad(b, l, uids, err)

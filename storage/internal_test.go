@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -504,5 +505,36 @@ func TestVerifyDamagedAccount(t *testing.T) {
 	report, err := s.Verify(t.Context(), VerifyOptions{})
 	if err != nil || len(report.Problems) != 1 {
 		t.Errorf("%v, %q", err, report.Problems)
+	}
+}
+
+// TestDamagedCounter: a counter that is far too large asks for no memory.
+func TestDamagedCounter(t *testing.T) {
+	s := openMemory(t, nil)
+	a, err := s.CreateAccount(t.Context(), "a@example.test", "secret", AccountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := s.lockAccount(t.Context(), a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := box{Mailbox: Mailbox{UIDNext: 1, Exists: 1<<32 - 9}}
+	var b kv.Batch
+	b.Set(appendBoxKey(nil, a.ID, kindState, 1), bad.appendState(nil))
+	_, err = s.engine.Apply(t.Context(), &b)
+	unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err = s.View(t.Context(), a.ID, func(v *View) error {
+		_, err := v.UIDs(1)
+		return err
+	})
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; err != nil || got > 64<<20 {
+		t.Errorf("%d octets were allocated, %v", got, err)
 	}
 }

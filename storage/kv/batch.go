@@ -49,5 +49,8 @@ func (b *Batch) Len() int { return len(b.ops) }
 // Size returns about how many octets the batch takes in the engine's log.
 func (b *Batch) Size() int { return b.size }
 
-// Reset empties the batch and keeps its memory.
-func (b *Batch) Reset() { b.ops, b.size = b.ops[:0], 0 }
+// Reset empties the batch and keeps its memory, but nothing of what it was given.
+func (b *Batch) Reset() {
+	clear(b.ops)
+	b.ops, b.size = b.ops[:0], 0
+}
