@@ -26,10 +26,8 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	pos, err := q.Store.KV().Apply(ctx, &b)
 	if err == nil {
 		err = q.Store.WaitDurable(context.WithoutCancel(ctx), pos)
-		m.Content.Discard()
-	} else {
-		q.withdraw(m)
 	}
+	m.Content.Discard() // its file stays: an engine that reports a failure may have the batch all the same
 	q.admitNew(n, err)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", m.ID, err)

@@ -45,7 +45,7 @@ func (q *Queue) settle(ctx context.Context, e *live, round []*result) {
 	pos, err := q.apply(ctx, e, round)
 	if err != nil {
 		for _, r := range round {
-			r.Next = now.Add(spread(soon(r.Attempts), luck)) // in memory; on disk it is still due
+			r.Next, r.unsure = now.Add(spread(soon(r.Attempts), luck)), true // in memory; on disk it is still due
 		}
 	} else {
 		q.obey(e, round)
@@ -72,10 +72,8 @@ func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, er
 
 // admitNotice ends what notify has begun.
 func (q *Queue) admitNotice(n *notice, about storage.ID, err error) {
-	if err != nil {
-		q.withdraw(n.message)
-	} else {
-		n.message.Content.Discard()
+	n.message.Content.Discard()
+	if err == nil {
 		q.Logger.Info("notice", "id", n.message.ID, "stage", pipeline.StageQueue, "action", "queued",
 			"to", n.message.Recipients[0].Address, "why", "about "+about.String())
 	}

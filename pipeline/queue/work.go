@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -34,13 +35,14 @@ func (q *Queue) process(ctx context.Context, e *live) {
 		if q.isClosed() || ctx.Err() != nil {
 			break // stopping: what is not settled is on disk
 		}
-		if r.Next.After(now) {
+		if r.Next.After(now) || r.unsure && !q.makeSure(ctx, e, r) {
 			continue
 		}
 		got := q.attempt(ctx, e, r)
 		switch {
 		case got == nil:
 			e.drop(r)
+		case got.ours && !q.makeSure(ctx, e, r): // its end may be in the store although we heard of a failure
 		case got.outcome.Kind == pipeline.Delivered: // by now, not after the others' time-outs (RULES B8)
 			q.settle(ctx, e, []*result{got})
 		default:
@@ -61,6 +63,25 @@ func (q *Queue) process(ctx context.Context, e *live) {
 		}
 	}
 	q.keep(e, next, now)
+}
+
+// makeSure asks the store whether a recipient still waits, after a batch about it
+// has failed: an engine whose answer was lost may have applied it. A recipient
+// that is gone is dropped; one about whom the store can't tell is left for later.
+func (q *Queue) makeSure(ctx context.Context, e *live, r *Recipient) (waits bool) {
+	_, err := q.Store.KV().Get(ctx, recipientKey(e.ID, r.Number))
+	switch {
+	case err == nil:
+		r.unsure = false
+		return true
+	case errors.Is(err, kv.ErrNotFound):
+		e.drop(r)
+		q.Logger.Info("settled before", "id", e.ID, "stage", pipeline.StageQueue, "action", "none", "to", r.Address,
+			"why", "the store has it although it reported a failure")
+		return false
+	}
+	r.unsure, r.Next = true, q.Now().Add(soon(r.Attempts))
+	return false
 }
 
 // drop takes a recipient out of the workers' hands.
