@@ -202,15 +202,16 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 	// LSUB with % shows levels above subscriptions (RFC 3501 section 6.3.9); the
 	// library does not tell it from LIST (SUBSCRIBED).
 	parents := s.w.guard.verb == "LSUB" && strings.Contains(patterns[0], "%")
-	for i, p := range patterns {
-		patterns[i] = ref + p
-	}
+	patterns = possible(ref, patterns)
 	ctx, cancel := s.command()
 	defer cancel()
 	var list []goimap.ListData
 	err := s.view(ctx, func(v *storage.View) error {
 		t := newTree(v.Mailboxes(), v.Subscriptions())
 		for _, name := range t.names {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if !matchAny(patterns, name) {
 				continue
 			}
@@ -333,6 +334,21 @@ func (t *tree) listData(name string, o *goimap.ListOptions) (goimap.ListData, bo
 		}
 	}
 	return d, true
+}
+
+// maxName is the length of the longest name, in octets.
+const maxName = 512
+
+// possible returns the patterns below ref without those that no name can match, for matching costs time.
+func possible(ref string, patterns []string) []string {
+	var out []string
+	for _, p := range patterns {
+		p = ref + p
+		if len(p)-strings.Count(p, "*")-strings.Count(p, "%") <= maxName {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // matchAny says whether name matches one of the patterns, INBOX without case.

@@ -100,3 +100,31 @@ func TestCostlyCommands(t *testing.T) {
 		t.Error(l)
 	}
 }
+
+// TestCostlyList: a pattern that no name can match is not tried on each of many long names.
+func TestCostlyList(t *testing.T) {
+	store := openStore(t)
+	a, err := store.Accounts().Lookup(t.Context(), testUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Update(t.Context(), a.ID, func(tx *storage.Tx) error {
+		for i := range 900 {
+			long := fmt.Sprintf("%d%s/%s", i, strings.Repeat("a", 250), strings.Repeat("a", 250))
+			if _, err := tx.CreateMailbox(long, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
+	p := dial(t, addr).login()
+	begin := time.Now()
+	p.do(`LIST "" (` + strings.Repeat("*a", 10000) + ` x)`)
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
