@@ -33,6 +33,8 @@ type Recipient struct {
 	Next     time.Time                `json:"next"` // due; zero: held
 	Last     string                   `json:"last,omitempty"`
 	Warned   bool                     `json:"warned"` // the sender was told that it is late
+
+	unsure bool // in memory: a batch about it failed, and may be there all the same
 }
 
 const (
