@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,7 +37,8 @@ func TestAppendCutOffWhileItSyncs(t *testing.T) {
 	srv, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
 	p := dial(t, addr).login()
 	mail := shortMail + strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n", 2000)
-	open := gate.close()
+	open := sync.OnceFunc(gate.close())
+	defer open()
 	p.send(fmt.Sprintf("a APPEND INBOX {%d}\r\n", len(mail)))
 	p.until("+")
 	p.send(mail + "\r\n")
@@ -77,7 +79,8 @@ func TestRefusalsWaitToo(t *testing.T) {
 	store, gate := openGated(t)
 	_, addr := start(t, Options{Store: store, AllowPlaintextLogin: true})
 	first, second := dial(t, addr).login(), dial(t, addr).login()
-	open := gate.close()
+	open := sync.OnceFunc(gate.close())
+	defer open()
 	first.send("a CREATE new\r\n")
 	quiet(t, first)
 	second.send("b CREATE new\r\n")
