@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -16,37 +17,43 @@ func newLogger(w io.Writer, c config.Log) (*slog.Logger, func()) {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // checked by the configuration
 	options := &slog.HandlerOptions{Level: level}
-	held := &heldLines{w: w}
+	held := &heldLog{w: w}
+	var format slog.Handler = slog.NewTextHandler(&held.lines, options)
 	if c.Format == "json" {
-		return slog.New(&promptHandler{slog.NewJSONHandler(held, options), held}), held.flush
+		format = slog.NewJSONHandler(&held.lines, options)
 	}
-	return slog.New(&promptHandler{slog.NewTextHandler(held, options), held}), held.flush
+	return slog.New(&heldHandler{format, held}), held.flush
 }
 
-// heldLines collects lines and writes them together: a server under load writes
-// two lines a message, and a system call for each would stand between a message
-// and its 250. A line waits 50 ms at most, and one that is a warning or worse
-// does not wait at all.
-type heldLines struct {
+// heldLog collects records, and formats and writes them together: a server under
+// load logs twice for each message, and neither the formatting nor a system call
+// shall stand between a message and its 250. A record waits 50 ms at most, and
+// one that is a warning or worse does not wait at all.
+type heldLog struct {
 	w io.Writer
 
-	mu     sync.Mutex
-	lines  []byte
-	waking bool
+	mu      sync.Mutex
+	records []heldRecord
+	lines   bytes.Buffer // what the formats write to, under mu
+	waking  bool
+}
+
+type heldRecord struct {
+	format slog.Handler
+	record slog.Record
 }
 
 const (
 	heldFor = 50 * time.Millisecond
-	maxHeld = 32 << 10
+	maxHeld = 256
 )
 
-// Write holds one line.
-func (h *heldLines) Write(line []byte) (int, error) {
+func (h *heldLog) add(format slog.Handler, r slog.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lines = append(h.lines, line...)
+	h.records = append(h.records, heldRecord{format, r.Clone()})
 	switch {
-	case len(h.lines) >= maxHeld:
+	case len(h.records) >= maxHeld, r.Level >= slog.LevelWarn, r.Message == readyMessage:
 		h.write()
 	case !h.waking:
 		h.waking = true
@@ -57,44 +64,52 @@ func (h *heldLines) Write(line []byte) (int, error) {
 			h.write()
 		})
 	}
-	return len(line), nil
 }
 
-func (h *heldLines) flush() {
+func (h *heldLog) flush() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.write()
 }
 
-func (h *heldLines) write() {
-	if len(h.lines) > 0 {
-		_, _ = h.w.Write(h.lines) // a log that can't be written can't be complained about
-		h.lines = h.lines[:0]
+// write formats what is held and writes it. A log that can't be written can't be
+// complained about.
+func (h *heldLog) write() {
+	if len(h.records) == 0 {
+		return
 	}
+	for _, r := range h.records {
+		_ = r.format.Handle(context.Background(), r.record)
+	}
+	_, _ = h.w.Write(h.lines.Bytes())
+	h.lines.Reset()
+	clear(h.records)
+	h.records = h.records[:0]
 }
 
-// promptHandler writes warnings at once, with what was held before them, and the
-// line for which scripts wait.
-type promptHandler struct {
-	slog.Handler
-	held *heldLines
+// heldHandler is a slog.Handler whose records are held.
+type heldHandler struct {
+	format slog.Handler
+	held   *heldLog
+}
+
+// Enabled implements slog.Handler.
+func (h *heldHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.format.Enabled(ctx, level)
 }
 
 // Handle implements slog.Handler.
-func (p *promptHandler) Handle(ctx context.Context, r slog.Record) error {
-	err := p.Handler.Handle(ctx, r)
-	if r.Level >= slog.LevelWarn || r.Message == readyMessage {
-		p.held.flush()
-	}
-	return err
+func (h *heldHandler) Handle(_ context.Context, r slog.Record) error {
+	h.held.add(h.format, r)
+	return nil
 }
 
 // WithAttrs implements slog.Handler.
-func (p *promptHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &promptHandler{p.Handler.WithAttrs(attrs), p.held}
+func (h *heldHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &heldHandler{h.format.WithAttrs(attrs), h.held}
 }
 
 // WithGroup implements slog.Handler.
-func (p *promptHandler) WithGroup(name string) slog.Handler {
-	return &promptHandler{p.Handler.WithGroup(name), p.held}
+func (h *heldHandler) WithGroup(name string) slog.Handler {
+	return &heldHandler{h.format.WithGroup(name), h.held}
 }

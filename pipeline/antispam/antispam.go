@@ -101,7 +101,7 @@ func (s *Stage) take(m *pipeline.Message, a *pipeline.Answer) {
 
 // threshold returns what a score means.
 func (s *Stage) threshold(score float64) pipeline.Opinion {
-	o := pipeline.Opinion{Stage: pipeline.StageAntiSpam, Why: "score " + format(score)}
+	var o pipeline.Opinion
 	reaches := func(at float64) bool { return at > 0 && score >= at }
 	switch {
 	case reaches(s.config.RejectAt):
@@ -112,8 +112,9 @@ func (s *Stage) threshold(score float64) pipeline.Opinion {
 	case reaches(s.config.JunkAt):
 		o.Action = sdk.Junk
 	default:
-		return pipeline.Opinion{}
+		return o
 	}
+	o.Stage, o.Why = pipeline.StageAntiSpam, "score "+format(score)
 	return o
 }
 

@@ -18,6 +18,7 @@ import (
 // may be there after a restart although the peer heard 451; at worst the peer
 // sends it again.
 func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
+	ctx = context.WithoutCancel(ctx) // from here on it is done or fails, whoever has gone
 	var b kv.Batch
 	n, err := q.stage(ctx, &b, m)
 	if err != nil {
@@ -25,7 +26,7 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	}
 	pos, err := q.Store.KV().Apply(ctx, &b)
 	if err == nil {
-		err = q.Store.WaitDurable(context.WithoutCancel(ctx), pos)
+		err = q.Store.WaitDurable(ctx, pos)
 	}
 	m.Content.Discard() // its file stays: an engine that reports a failure may have the batch all the same
 	q.admitNew(n, err)

@@ -23,9 +23,10 @@ type group struct {
 	durable atomic.Uint64 // everything up to it is on the disk
 	syncs   atomic.Int64
 
-	mu   sync.Mutex
-	cur  *round // syncing now
-	next *round // waits for cur to end
+	mu    sync.Mutex
+	cur   *round // syncing now
+	next  *round // waits for cur to end
+	crowd bool   // the last round was not for one alone
 }
 
 // round is one sync and those who wait for it.
@@ -115,11 +116,17 @@ func (g *group) join(ctx context.Context, r *round) error {
 }
 
 // run does the sync of r, which is g.cur, tells its members and lets the next
-// round begin. It gives way once before: whoever the last sync has set free and is
-// about to wait again can come along. That takes a sync from 4.4 to 6.5 of 8
-// writers, from 15 to 22 of 32, and costs nothing when nobody is there.
+// round begin. Where there is a crowd it gives way once before: whoever the last
+// sync has set free and is about to wait again can come along. That takes a sync
+// from 4.4 to 6.5 of 8 writers, from 15 to 22 of 32; a lone writer does not wait
+// for anybody, which is 10 us of its time when other goroutines are at work.
 func (g *group) run(r *round) error {
-	runtime.Gosched()
+	g.mu.Lock()
+	crowd := g.crowd
+	g.mu.Unlock()
+	if crowd {
+		runtime.Gosched()
+	}
 	g.mu.Lock()
 	r.open, r.target = false, g.applied.Load()
 	g.mu.Unlock()
@@ -130,7 +137,7 @@ func (g *group) run(r *round) error {
 	if err == nil && r.target > g.durable.Load() {
 		g.durable.Store(r.target)
 	}
-	g.cur = nil
+	g.cur, g.crowd = nil, r.done != nil || g.next != nil
 	if g.next != nil {
 		close(g.next.lead)
 	}

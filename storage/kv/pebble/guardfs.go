@@ -37,7 +37,12 @@ func (fs guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 		}
 	}
 	f, err := fs.FS.Create(name, c)
-	return fs.guard(name, f, err)
+	g, err := fs.guard(name, f, err)
+	if log, ok := g.(logFile); ok && err == nil {
+		log.ahead = newAhead(fs.FS, name, c)
+		return log, nil
+	}
+	return g, err
 }
 
 // Remove implements vfs.FS. Pebble removes the old marker before it syncs the
@@ -67,7 +72,7 @@ func (fs guardFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return logFile{f, fs, name}, nil
+	return logFile{f, fs, name, nil}, nil
 }
 
 // ReuseForWrite implements vfs.FS.
@@ -83,7 +88,7 @@ func (fs guardFS) guard(name string, f vfs.File, err error) (vfs.File, error) {
 	if err := fs.check("begin", name, err); err != nil {
 		return nil, err
 	}
-	return logFile{f, fs, name}, nil
+	return logFile{f, fs, name, nil}, nil
 }
 
 func (fs guardFS) check(what, name string, err error) error {
@@ -99,11 +104,13 @@ func (fs guardFS) Unwrap() vfs.FS { return fs.FS }
 // logFile is a log that is being written, or a directory.
 type logFile struct {
 	vfs.File
-	fs   guardFS
-	name string
+	fs    guardFS
+	name  string
+	ahead *ahead // nil: the file has its blocks already
 }
 
 func (f logFile) Write(p []byte) (int, error) {
+	f.ahead.reserve(len(p))
 	n, err := f.File.Write(p)
 	return n, f.fs.check("write", f.name, err)
 }
@@ -123,4 +130,7 @@ func (f logFile) Stat() (vfs.FileInfo, error) {
 	return info, f.fs.check("stat", f.name, err)
 }
 
-func (f logFile) Close() error { return f.fs.check("close", f.name, f.File.Close()) }
+func (f logFile) Close() error {
+	f.ahead.close()
+	return f.fs.check("close", f.name, f.File.Close())
+}
