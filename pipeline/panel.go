@@ -57,6 +57,9 @@ func (a *Answer) For(address string) sdk.RecipientVerdict {
 // the configuration; answers of shadow plugins are left out. Recipients who are
 // refused already are not asked about.
 func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
+	if len(p.Askers) == 0 {
+		return nil
+	}
 	if !m.askUntil.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, m.askUntil)
@@ -235,6 +238,9 @@ func why(v sdk.RecipientVerdict) string {
 // changes are too many becomes a failure (RULES A4), so a stage calls Settle
 // before it obeys the answers.
 func (p *Panel) Settle(m *Message, answers []Answer) {
+	if len(answers) == 0 {
+		return
+	}
 	for i := range answers {
 		a := &answers[i]
 		event := trace.Event{
