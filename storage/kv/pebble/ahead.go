@@ -13,23 +13,28 @@ import "github.com/cockroachdb/pebble/v2/vfs"
 // the zeros can't be written (a full disk) the log goes on without them.
 type ahead struct {
 	file vfs.File // a second handle, so that the log's own position stays
+	step int64    // octets of zeros at a time
 	end  int64    // of what was written to the log
 	zero int64    // the file is written up to here
 }
 
-const (
-	aheadStep = 1 << 20
-	aheadPart = 256 << 10
-)
+// maxAheadStep makes one message of 4 KiB in a hundred wait for more zeros.
+const maxAheadStep = 512 << 10
 
-var zeros [aheadPart]byte
+// aheadStep returns how many zeros are written at a time: a log is about as large
+// as a memtable.
+func aheadStep(memTableSize uint64) int64 {
+	return max(16<<10, min(int64(memTableSize/64), maxAheadStep))
+}
 
-func newAhead(fs vfs.FS, name string, c vfs.DiskWriteCategory) *ahead {
-	f, err := fs.OpenReadWrite(name, c)
+var zeros [maxAheadStep]byte
+
+func newAhead(fs guardFS, name string, c vfs.DiskWriteCategory) *ahead {
+	f, err := fs.FS.OpenReadWrite(name, c)
 	if err != nil {
 		return nil
 	}
-	return &ahead{file: f}
+	return &ahead{file: f, step: fs.step}
 }
 
 // reserve is called before n octets are written to the log.
@@ -42,9 +47,9 @@ func (a *ahead) reserve(n int) {
 		return
 	}
 	from := max(a.zero, a.end-int64(n))
-	to := (a.end/aheadStep + 1) * aheadStep
+	to := (a.end/a.step + 1) * a.step
 	for from < to {
-		part := min(to-from, aheadPart)
+		part := min(to-from, a.step)
 		if _, err := a.file.WriteAt(zeros[:part], from); err != nil {
 			a.close()
 			return

@@ -38,8 +38,8 @@ func TestZerosAhead(t *testing.T) {
 		}
 	}
 	size := logSize(t, fs) // Pebble's first logs are shorter than what was written to all of them
-	if size == 0 || size%aheadStep != 0 {
-		t.Errorf("the log has %d octets, expected whole steps of %d", size, aheadStep)
+	if size == 0 || size%maxAheadStep != 0 {
+		t.Errorf("the log has %d octets, expected whole steps of %d", size, maxAheadStep)
 	}
 	clone := fs.CrashClone(vfs.CrashCloneCfg{})
 	again := open(clone)

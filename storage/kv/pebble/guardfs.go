@@ -27,6 +27,7 @@ type guardFS struct {
 	vfs.FS
 	log   *logger
 	armed *atomic.Bool // false while opening: then errors are returned
+	step  int64        // zeros ahead of a log, in octets
 }
 
 // Create implements vfs.FS.
@@ -39,7 +40,7 @@ func (fs guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 	f, err := fs.FS.Create(name, c)
 	g, err := fs.guard(name, f, err)
 	if log, ok := g.(logFile); ok && err == nil {
-		log.ahead = newAhead(fs.FS, name, c)
+		log.ahead = newAhead(fs, name, c)
 		return log, nil
 	}
 	return g, err

@@ -17,7 +17,7 @@ const formatMajorVersion = pebbledb.FormatTableFormatV6
 
 func (e *Engine) pebbleOptions() *pebbledb.Options {
 	o := &pebbledb.Options{
-		FS:                          guardFS{e.opts.FS, e.log, &e.open},
+		FS:                          guardFS{e.opts.FS, e.log, &e.open, aheadStep(e.opts.MemTableSize)},
 		Logger:                      e.log,
 		Cache:                       e.cache,
 		EventListener:               e.listener(),
