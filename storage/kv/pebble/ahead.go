@@ -6,8 +6,8 @@ import "github.com/cockroachdb/pebble/v2/vfs"
 // written over zeros is a write of data alone; a sync of a file that has grown is
 // one of the file system's journal too, which is a third of a lone writer's wait.
 // Pebble's own preallocation does not help: it leaves the size and the state of the
-// blocks for later. Logs that Pebble uses again have their blocks and need none of
-// this, so after the first few logs nothing is written twice.
+// blocks for later. Logs that Pebble uses again have their blocks, so after the
+// first few logs nothing is written twice.
 //
 // Readers of logs take zeros for the end, as they do with preallocated files. If
 // the zeros can't be written (a full disk) the log goes on without them.
@@ -29,12 +29,13 @@ func aheadStep(memTableSize uint64) int64 {
 
 var zeros [maxAheadStep]byte
 
-func newAhead(fs guardFS, name string, c vfs.DiskWriteCategory) *ahead {
+// newAhead is for a log whose file has so many octets already.
+func newAhead(fs guardFS, name string, c vfs.DiskWriteCategory, size int64) *ahead {
 	f, err := fs.FS.OpenReadWrite(name, c)
 	if err != nil {
 		return nil
 	}
-	return &ahead{file: f, step: fs.step}
+	return &ahead{file: f, step: fs.step, zero: size}
 }
 
 // reserve is called before n octets are written to the log.

@@ -40,7 +40,7 @@ func (fs guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 	f, err := fs.FS.Create(name, c)
 	g, err := fs.guard(name, f, err)
 	if log, ok := g.(logFile); ok && err == nil {
-		log.ahead = newAhead(fs, name, c)
+		log.ahead = newAhead(fs, name, c, 0)
 		return log, nil
 	}
 	return g, err
@@ -79,7 +79,14 @@ func (fs guardFS) OpenDir(name string) (vfs.File, error) {
 // ReuseForWrite implements vfs.FS.
 func (fs guardFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := fs.FS.ReuseForWrite(old, name, c)
-	return fs.guard(name, f, err)
+	g, err := fs.guard(name, f, err)
+	if log, ok := g.(logFile); ok && err == nil {
+		if info, err := f.Stat(); err == nil { // it may have been the log of a smaller memtable
+			log.ahead = newAhead(fs, name, c, info.Size())
+		}
+		return log, nil
+	}
+	return g, err
 }
 
 func (fs guardFS) guard(name string, f vfs.File, err error) (vfs.File, error) {
