@@ -26,6 +26,8 @@ test: lint packages
 	INTEROP=require $(GO) test -race -shuffle=on -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /internal/interop)
 	@echo "== tests with real mail programs"
 	INTEROP=require $(GO) test -race -shuffle=on -timeout $(TIMEOUT) $(INTEROP_PACKAGE)
+	@echo "== what the race detector would distort: restart within 5 s, memory at full size"
+	INTEROP=require $(GO) test -timeout $(TIMEOUT) -run '^(TestCrash|TestMemory)$$' $(INTEROP_PACKAGE)
 
 quick: lint
 	$(GO) test -short -shuffle=on $$($(GO) list ./... | grep -v /internal/interop)

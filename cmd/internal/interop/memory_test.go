@@ -117,8 +117,8 @@ plugins = ["eicar"]
 	const mb = 1 << 20
 	t.Logf("resident: %d MB at rest, %d with %d SMTP sessions, %d with %d in IDLE beside them, %d after the mail, %d at most (%d if shared pages count for each process)",
 		atRest/mb, withSMTP/mb, sessions, withIMAP/mb, sessions, withMail/mb, worst.Load()/mb, worstShared.Load()/mb)
-	if worst.Load() > memoryLimit {
-		t.Errorf("%d MB were resident, the limit is %d MB", worst.Load()/mb, memoryLimit/mb)
+	if most := worstShared.Load(); most > memoryLimit { // the strict reading: shared text counts for each process
+		t.Errorf("%d MB were resident, the limit is %d MB", most/mb, memoryLimit/mb)
 	}
 	for i, c := range conns {
 		c.SetDeadline(time.Now().Add(10 * time.Second))
