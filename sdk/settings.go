@@ -5,6 +5,23 @@ import (
 	"sort"
 )
 
+// Settings is the plugin's table in the configuration and its place on disk.
+type Settings struct {
+	Config   map[string]any // [plugin.NAME.config]: string, int64, float64, bool, time.Time, []any, map[string]any
+	StateDir string         // a directory of the plugin's own that survives restarts
+	Dir      string         // the configuration's directory: what relative paths in Config are relative to
+	Lanes    int            // the most questions that the host will ask at a time
+}
+
+// SettingError is a complaint about one key of Settings.Config; the core shows it
+// with the file and line of that key.
+type SettingError struct {
+	Key     string // path below [plugin.NAME.config], dotted
+	Problem string // what is wrong and what was expected
+}
+
+func (e *SettingError) Error() string { return e.Key + ": " + e.Problem }
+
 // NoSettings is the Configure of a plugin that has no settings: it complains about
 // every key that is set.
 func NoSettings(s Settings) error {

@@ -1,6 +1,9 @@
 package sdk
 
-import "fmt"
+import (
+	"fmt"
+	"io"
+)
 
 // Action is what a plugin, a threshold or a failure policy wants to happen to
 // a message for one recipient. Actions are ordered by strength: where several
@@ -68,22 +71,26 @@ type Reply struct {
 // ChangeKind says what a Change does.
 type ChangeKind uint8
 
-// The kinds of change to header fields.
+// The kinds of change.
 const (
-	AddField     ChangeKind = iota + 1 // put a field in front of the header
-	ReplaceField                       // give the Index-th field of that name a new value
-	RemoveField                        // delete the Index-th field of that name
+	AddField        ChangeKind = iota + 1 // put a field in front of the header
+	ReplaceField                          // give the Index-th field of that name a new value
+	RemoveField                           // delete the Index-th field of that name
+	ReplaceBody                           // everything after the header's empty line; one a stage, in content only
+	AddRecipient                          // Address gets the message too
+	RemoveRecipient                       // Address, one of the envelope, does not; the trace says so
+	ChangeSender                          // Address becomes MAIL FROM, "" the null sender; not for one recipient alone
 )
+
+var changeNames = [...]string{
+	AddField: "add field", ReplaceField: "replace field", RemoveField: "remove field", ReplaceBody: "replace body",
+	AddRecipient: "add recipient", RemoveRecipient: "remove recipient", ChangeSender: "change sender",
+}
 
 // String returns the word used in traces.
 func (k ChangeKind) String() string {
-	switch k {
-	case AddField:
-		return "add field"
-	case ReplaceField:
-		return "replace field"
-	case RemoveField:
-		return "remove field"
+	if k > 0 && int(k) < len(changeNames) {
+		return changeNames[k]
 	}
 	return fmt.Sprintf("change(%d)", uint8(k))
 }
@@ -92,10 +99,16 @@ func (k ChangeKind) String() string {
 // a stage in order after all of its plugins have answered, and attributes each
 // in the trace.
 type Change struct {
-	Kind  ChangeKind `json:"kind"`
-	Name  string     `json:"name"`            // field name (RFC 5322 section 2.2)
-	Value string     `json:"value,omitempty"` // unfolded; CR, LF and NUL are refused
-	Index int        `json:"index,omitempty"` // 1 is the first field of that name from the top, -1 the last; 0 with RemoveField: all
+	Kind    ChangeKind `json:"kind"`
+	Name    string     `json:"name,omitempty"`    // field name (RFC 5322 section 2.2)
+	Value   string     `json:"value,omitempty"`   // unfolded; CR, LF and NUL are refused
+	Index   int        `json:"index,omitempty"`   // 1 is the first field of that name from the top, -1 the last; 0 with RemoveField: all
+	Address string     `json:"address,omitempty"` // of recipients and senders, without angle brackets
+
+	// Body is the new body of ReplaceBody: lines ended by CRLF or LF, no bare CR. It is
+	// read to its end after Ask returned, and closed if it is an io.Closer. A verdict has at
+	// most one; changes for several recipients may name the same reader.
+	Body io.Reader `json:"-"`
 }
 
 // Verdict is a plugin's opinion. The zero Verdict is "no objection".
@@ -108,6 +121,22 @@ type Verdict struct {
 	Changes    []Change           `json:"changes,omitempty"`
 	Tags       map[string]string  `json:"tags,omitempty"`       // for later stages and plugins
 	Recipients []RecipientVerdict `json:"recipients,omitempty"` // where it differs from the above
+	Route      *Route             `json:"route,omitempty"`      // in PhaseRoute: where it goes instead, for every recipient
+	Alerts     []Alert            `json:"alerts,omitempty"`     // for the administrator
+}
+
+// Route says where a recipient's mail goes, in place of what the configuration says. It
+// counts in PhaseRoute only. Of several plugins the first in the configuration's order
+// decides.
+type Route struct {
+	To []string `json:"to,omitempty"` // addresses, resolved like an alias's targets; at most 100
+}
+
+// Alert is something that the administrator should hear of soon. The server logs it,
+// counts it, and writes to postmaster at most once a day for each Key.
+type Alert struct {
+	Key  string `json:"key"`  // what it is about: "account alice@example.test"
+	Text string `json:"text"` // one sentence for a person
 }
 
 // RecipientVerdict replaces Action and Reply, and adds Score, Reasons and
@@ -120,4 +149,5 @@ type RecipientVerdict struct {
 	Detections []string `json:"detections,omitempty"`
 	Reply      *Reply   `json:"reply,omitempty"`
 	Changes    []Change `json:"changes,omitempty"` // after Verdict.Changes, for this recipient alone
+	Route      *Route   `json:"route,omitempty"`   // in place of Verdict.Route
 }

@@ -74,7 +74,7 @@ type testPlugin struct {
 
 func (p *testPlugin) Describe() sdk.Manifest {
 	m := sdk.Manifest{
-		Name: "test", Version: "1", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantAll,
+		Name: "test", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
 		Changes: []sdk.ChangeKind{sdk.AddField},
 	}
 	switch p.name {

@@ -13,7 +13,7 @@ import (
 type echo struct{ want sdk.Want }
 
 func (e echo) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "echo", Version: "1", Phases: []sdk.Phase{sdk.Content}, Want: e.want}
+	return sdk.Manifest{Name: "echo", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: e.want}
 }
 
 func (e echo) Configure(_ context.Context, s sdk.Settings) error {

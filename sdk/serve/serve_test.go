@@ -39,7 +39,7 @@ type plugin struct {
 }
 
 func (p *plugin) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "test", Version: "1", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantAll}
+	return sdk.Manifest{Name: "test", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll}
 }
 
 func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {

@@ -9,7 +9,7 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
-var phases = map[sdk.Phase]Phase{sdk.Content: Phase_PHASE_CONTENT}
+var phases = map[sdk.Phase]Phase{sdk.PhaseContent: Phase_PHASE_CONTENT}
 
 // FromPhase returns the sdk's word for a phase, and false for one that this
 // version does not know.

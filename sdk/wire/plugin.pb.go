@@ -34,18 +34,33 @@ type Phase int32
 
 const (
 	Phase_PHASE_UNSPECIFIED Phase = 0
-	Phase_PHASE_CONTENT     Phase = 4
+	Phase_PHASE_CONNECT     Phase = 1 // a client has connected
+	Phase_PHASE_SENDER      Phase = 2 // MAIL FROM
+	Phase_PHASE_RECIPIENT   Phase = 3 // RCPT TO; Envelope.recipients holds that one alone
+	Phase_PHASE_CONTENT     Phase = 4 // after the final dot
+	Phase_PHASE_ROUTE       Phase = 5 // where it goes
+	Phase_PHASE_EVENT       Phase = 6 // something has happened; nobody obeys the verdict
 )
 
 // Enum value maps for Phase.
 var (
 	Phase_name = map[int32]string{
 		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_CONNECT",
+		2: "PHASE_SENDER",
+		3: "PHASE_RECIPIENT",
 		4: "PHASE_CONTENT",
+		5: "PHASE_ROUTE",
+		6: "PHASE_EVENT",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED": 0,
+		"PHASE_CONNECT":     1,
+		"PHASE_SENDER":      2,
+		"PHASE_RECIPIENT":   3,
 		"PHASE_CONTENT":     4,
+		"PHASE_ROUTE":       5,
+		"PHASE_EVENT":       6,
 	}
 )
 
@@ -185,13 +200,91 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_plugin_proto_rawDescGZIP(), []int{2}
 }
 
+// EventKind says what happened. A host tells only the kinds that a manifest lists.
+type EventKind int32
+
+const (
+	EventKind_EVENT_KIND_UNSPECIFIED EventKind = 0
+	EventKind_EVENT_KIND_DELIVERED   EventKind = 1
+	EventKind_EVENT_KIND_BOUNCED     EventKind = 2
+	EventKind_EVENT_KIND_DEFERRED    EventKind = 3
+	EventKind_EVENT_KIND_QUARANTINED EventKind = 4
+	EventKind_EVENT_KIND_RELEASED    EventKind = 5
+	EventKind_EVENT_KIND_DISCARDED   EventKind = 6
+	EventKind_EVENT_KIND_REFUSED     EventKind = 7
+	EventKind_EVENT_KIND_LEARN_SPAM  EventKind = 8
+	EventKind_EVENT_KIND_LEARN_HAM   EventKind = 9
+	EventKind_EVENT_KIND_COMMAND     EventKind = 10
+)
+
+// Enum value maps for EventKind.
+var (
+	EventKind_name = map[int32]string{
+		0:  "EVENT_KIND_UNSPECIFIED",
+		1:  "EVENT_KIND_DELIVERED",
+		2:  "EVENT_KIND_BOUNCED",
+		3:  "EVENT_KIND_DEFERRED",
+		4:  "EVENT_KIND_QUARANTINED",
+		5:  "EVENT_KIND_RELEASED",
+		6:  "EVENT_KIND_DISCARDED",
+		7:  "EVENT_KIND_REFUSED",
+		8:  "EVENT_KIND_LEARN_SPAM",
+		9:  "EVENT_KIND_LEARN_HAM",
+		10: "EVENT_KIND_COMMAND",
+	}
+	EventKind_value = map[string]int32{
+		"EVENT_KIND_UNSPECIFIED": 0,
+		"EVENT_KIND_DELIVERED":   1,
+		"EVENT_KIND_BOUNCED":     2,
+		"EVENT_KIND_DEFERRED":    3,
+		"EVENT_KIND_QUARANTINED": 4,
+		"EVENT_KIND_RELEASED":    5,
+		"EVENT_KIND_DISCARDED":   6,
+		"EVENT_KIND_REFUSED":     7,
+		"EVENT_KIND_LEARN_SPAM":  8,
+		"EVENT_KIND_LEARN_HAM":   9,
+		"EVENT_KIND_COMMAND":     10,
+	}
+)
+
+func (x EventKind) Enum() *EventKind {
+	p := new(EventKind)
+	*p = x
+	return p
+}
+
+func (x EventKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EventKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_plugin_proto_enumTypes[3].Descriptor()
+}
+
+func (EventKind) Type() protoreflect.EnumType {
+	return &file_plugin_proto_enumTypes[3]
+}
+
+func (x EventKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EventKind.Descriptor instead.
+func (EventKind) EnumDescriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{3}
+}
+
 type ChangeKind int32
 
 const (
-	ChangeKind_CHANGE_KIND_UNSPECIFIED   ChangeKind = 0
-	ChangeKind_CHANGE_KIND_ADD_FIELD     ChangeKind = 1
-	ChangeKind_CHANGE_KIND_REPLACE_FIELD ChangeKind = 2
-	ChangeKind_CHANGE_KIND_REMOVE_FIELD  ChangeKind = 3
+	ChangeKind_CHANGE_KIND_UNSPECIFIED      ChangeKind = 0
+	ChangeKind_CHANGE_KIND_ADD_FIELD        ChangeKind = 1
+	ChangeKind_CHANGE_KIND_REPLACE_FIELD    ChangeKind = 2
+	ChangeKind_CHANGE_KIND_REMOVE_FIELD     ChangeKind = 3
+	ChangeKind_CHANGE_KIND_REPLACE_BODY     ChangeKind = 4 // the Body frames before the Answer hold it
+	ChangeKind_CHANGE_KIND_ADD_RECIPIENT    ChangeKind = 5
+	ChangeKind_CHANGE_KIND_REMOVE_RECIPIENT ChangeKind = 6
+	ChangeKind_CHANGE_KIND_CHANGE_SENDER    ChangeKind = 7
 )
 
 // Enum value maps for ChangeKind.
@@ -201,12 +294,20 @@ var (
 		1: "CHANGE_KIND_ADD_FIELD",
 		2: "CHANGE_KIND_REPLACE_FIELD",
 		3: "CHANGE_KIND_REMOVE_FIELD",
+		4: "CHANGE_KIND_REPLACE_BODY",
+		5: "CHANGE_KIND_ADD_RECIPIENT",
+		6: "CHANGE_KIND_REMOVE_RECIPIENT",
+		7: "CHANGE_KIND_CHANGE_SENDER",
 	}
 	ChangeKind_value = map[string]int32{
-		"CHANGE_KIND_UNSPECIFIED":   0,
-		"CHANGE_KIND_ADD_FIELD":     1,
-		"CHANGE_KIND_REPLACE_FIELD": 2,
-		"CHANGE_KIND_REMOVE_FIELD":  3,
+		"CHANGE_KIND_UNSPECIFIED":      0,
+		"CHANGE_KIND_ADD_FIELD":        1,
+		"CHANGE_KIND_REPLACE_FIELD":    2,
+		"CHANGE_KIND_REMOVE_FIELD":     3,
+		"CHANGE_KIND_REPLACE_BODY":     4,
+		"CHANGE_KIND_ADD_RECIPIENT":    5,
+		"CHANGE_KIND_REMOVE_RECIPIENT": 6,
+		"CHANGE_KIND_CHANGE_SENDER":    7,
 	}
 )
 
@@ -221,11 +322,11 @@ func (x ChangeKind) String() string {
 }
 
 func (ChangeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_plugin_proto_enumTypes[3].Descriptor()
+	return file_plugin_proto_enumTypes[4].Descriptor()
 }
 
 func (ChangeKind) Type() protoreflect.EnumType {
-	return &file_plugin_proto_enumTypes[3]
+	return &file_plugin_proto_enumTypes[4]
 }
 
 func (x ChangeKind) Number() protoreflect.EnumNumber {
@@ -234,7 +335,7 @@ func (x ChangeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeKind.Descriptor instead.
 func (ChangeKind) EnumDescriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{3}
+	return file_plugin_proto_rawDescGZIP(), []int{4}
 }
 
 type DescribeRequest struct {
@@ -290,6 +391,9 @@ type DescribeResponse struct {
 	Changes       []ChangeKind           `protobuf:"varint,5,rep,packed,name=changes,proto3,enum=sluice.plugin.v1.ChangeKind" json:"changes,omitempty"` // which changes it may ask for
 	MaxLanes      uint32                 `protobuf:"varint,6,opt,name=max_lanes,json=maxLanes,proto3" json:"max_lanes,omitempty"`                       // questions it can work on at once; 0: no limit of its own
 	Overlap       bool                   `protobuf:"varint,7,opt,name=overlap,proto3" json:"overlap,omitempty"`                                         // a second instance may run beside the first during replacement
+	Parsed        bool                   `protobuf:"varint,8,opt,name=parsed,proto3" json:"parsed,omitempty"`                                           // it also wants the shared parse
+	Events        []EventKind            `protobuf:"varint,9,rep,packed,name=events,proto3,enum=sluice.plugin.v1.EventKind" json:"events,omitempty"`    // what it is told
+	MaxContent    int64                  `protobuf:"varint,10,opt,name=max_content,json=maxContent,proto3" json:"max_content,omitempty"`                // it is sent at most so many octets of a message; 0: no limit of its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,11 +477,33 @@ func (x *DescribeResponse) GetOverlap() bool {
 	return false
 }
 
+func (x *DescribeResponse) GetParsed() bool {
+	if x != nil {
+		return x.Parsed
+	}
+	return false
+}
+
+func (x *DescribeResponse) GetEvents() []EventKind {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetMaxContent() int64 {
+	if x != nil {
+		return x.MaxContent
+	}
+	return 0
+}
+
 type ConfigureRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        map[string]*Value      `protobuf:"bytes,1,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // [plugin.NAME.config]
 	StateDir      string                 `protobuf:"bytes,2,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"`                                                       // a directory of the plugin's own that survives restarts
 	Lanes         uint32                 `protobuf:"varint,3,opt,name=lanes,proto3" json:"lanes,omitempty"`                                                                            // how many lanes the host may open
+	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`                                                                                 // the configuration's directory, absolute: what relative paths in config are relative to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -431,6 +557,13 @@ func (x *ConfigureRequest) GetLanes() uint32 {
 		return x.Lanes
 	}
 	return 0
+}
+
+func (x *ConfigureRequest) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
 }
 
 type ConfigureResponse struct {
@@ -782,8 +915,8 @@ func (x *Table) GetItems() map[string]*Value {
 	return nil
 }
 
-// HostFrame is what the host sends on a lane: Ask, any number of Chunks, End;
-// Cancel at any time between Ask and the Answer. Ids count up; frames of an id
+// HostFrame is what the host sends on a lane: Ask, any number of Chunks, the
+// Parsed if the manifest wants it, End; Cancel at any time between Ask and the Answer. Ids count up; frames of an id
 // that is not the current one are ignored.
 type HostFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -793,6 +926,7 @@ type HostFrame struct {
 	//	*HostFrame_Chunk
 	//	*HostFrame_End
 	//	*HostFrame_Cancel
+	//	*HostFrame_Parsed
 	Frame         isHostFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -871,6 +1005,15 @@ func (x *HostFrame) GetCancel() *Cancel {
 	return nil
 }
 
+func (x *HostFrame) GetParsed() *Parsed {
+	if x != nil {
+		if x, ok := x.Frame.(*HostFrame_Parsed); ok {
+			return x.Parsed
+		}
+	}
+	return nil
+}
+
 type isHostFrame_Frame interface {
 	isHostFrame_Frame()
 }
@@ -891,6 +1034,10 @@ type HostFrame_Cancel struct {
 	Cancel *Cancel `protobuf:"bytes,4,opt,name=cancel,proto3,oneof"`
 }
 
+type HostFrame_Parsed struct {
+	Parsed *Parsed `protobuf:"bytes,5,opt,name=parsed,proto3,oneof"`
+}
+
 func (*HostFrame_Ask) isHostFrame_Frame() {}
 
 func (*HostFrame_Chunk) isHostFrame_Frame() {}
@@ -899,6 +1046,8 @@ func (*HostFrame_End) isHostFrame_Frame() {}
 
 func (*HostFrame_Cancel) isHostFrame_Frame() {}
 
+func (*HostFrame_Parsed) isHostFrame_Frame() {}
+
 type Ask struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Id               uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -906,6 +1055,7 @@ type Ask struct {
 	Envelope         *Envelope              `protobuf:"bytes,3,opt,name=envelope,proto3" json:"envelope,omitempty"`
 	Size             int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                                   // octets of header and body, however many are sent
 	DeadlineUnixNano int64                  `protobuf:"varint,5,opt,name=deadline_unix_nano,json=deadlineUnixNano,proto3" json:"deadline_unix_nano,omitempty"` // the host stops waiting then; 0: no deadline
+	Event            *Event                 `protobuf:"bytes,6,opt,name=event,proto3" json:"event,omitempty"`                                                  // in PHASE_EVENT
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -973,6 +1123,13 @@ func (x *Ask) GetDeadlineUnixNano() int64 {
 		return x.DeadlineUnixNano
 	}
 	return 0
+}
+
+func (x *Ask) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
 }
 
 type Chunk struct {
@@ -1115,13 +1272,353 @@ func (x *Cancel) GetId() uint64 {
 	return 0
 }
 
+// Parsed is the shared parse: what the message's parts are, decoded as a reader
+// would see them. It is bounded: 1,000 parts, depth 50, 1 MiB of text, 1,000 URLs.
+type Parsed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the question
+	Parts         []*Part                `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	Urls          []string               `protobuf:"bytes,3,rep,name=urls,proto3" json:"urls,omitempty"`
+	Ambiguities   []*Ambiguity           `protobuf:"bytes,4,rep,name=ambiguities,proto3" json:"ambiguities,omitempty"`
+	Truncated     bool                   `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"` // a limit was reached
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Parsed) Reset() {
+	*x = Parsed{}
+	mi := &file_plugin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Parsed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Parsed) ProtoMessage() {}
+
+func (x *Parsed) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Parsed.ProtoReflect.Descriptor instead.
+func (*Parsed) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Parsed) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Parsed) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Parsed) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *Parsed) GetAmbiguities() []*Ambiguity {
+	if x != nil {
+		return x.Ambiguities
+	}
+	return nil
+}
+
+func (x *Parsed) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type Part struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Parent        int32                  `protobuf:"zigzag32,1,opt,name=parent,proto3" json:"parent,omitempty"` // index of the part that it is in; -1 for the first
+	Section       string                 `protobuf:"bytes,2,opt,name=section,proto3" json:"section,omitempty"`  // "1.2" as in IMAP; "" for the message itself
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`        // "text/plain", small letters
+	Charset       string                 `protobuf:"bytes,4,opt,name=charset,proto3" json:"charset,omitempty"`
+	Encoding      string                 `protobuf:"bytes,5,opt,name=encoding,proto3" json:"encoding,omitempty"`
+	Disposition   string                 `protobuf:"bytes,6,opt,name=disposition,proto3" json:"disposition,omitempty"`
+	Name          string                 `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`      // file name, decoded
+	Offset        int64                  `protobuf:"varint,8,opt,name=offset,proto3" json:"offset,omitempty"` // of the body among the message's octets
+	Length        int64                  `protobuf:"varint,9,opt,name=length,proto3" json:"length,omitempty"` // before decoding
+	Text          string                 `protobuf:"bytes,10,opt,name=text,proto3" json:"text,omitempty"`     // of text leaves: decoded, UTF-8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_plugin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Part) GetParent() int32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *Part) GetSection() string {
+	if x != nil {
+		return x.Section
+	}
+	return ""
+}
+
+func (x *Part) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Part) GetCharset() string {
+	if x != nil {
+		return x.Charset
+	}
+	return ""
+}
+
+func (x *Part) GetEncoding() string {
+	if x != nil {
+		return x.Encoding
+	}
+	return ""
+}
+
+func (x *Part) GetDisposition() string {
+	if x != nil {
+		return x.Disposition
+	}
+	return ""
+}
+
+func (x *Part) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Part) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Part) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Part) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type Ambiguity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Part          int32                  `protobuf:"zigzag32,2,opt,name=part,proto3" json:"part,omitempty"` // index, or -1 for the message
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ambiguity) Reset() {
+	*x = Ambiguity{}
+	mi := &file_plugin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ambiguity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ambiguity) ProtoMessage() {}
+
+func (x *Ambiguity) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ambiguity.ProtoReflect.Descriptor instead.
+func (*Ambiguity) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Ambiguity) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Ambiguity) GetPart() int32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Ambiguity) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          EventKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sluice.plugin.v1.EventKind" json:"kind,omitempty"`
+	AtUnixNano    int64                  `protobuf:"varint,2,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`
+	Recipient     string                 `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	Account       string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	Words         []string               `protobuf:"bytes,6,rep,name=words,proto3" json:"words,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_plugin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Event) GetKind() EventKind {
+	if x != nil {
+		return x.Kind
+	}
+	return EventKind_EVENT_KIND_UNSPECIFIED
+}
+
+func (x *Event) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
+}
+
+func (x *Event) GetRecipient() string {
+	if x != nil {
+		return x.Recipient
+	}
+	return ""
+}
+
+func (x *Event) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Event) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Event) GetWords() []string {
+	if x != nil {
+		return x.Words
+	}
+	return nil
+}
+
 // PluginFrame is what the plugin sends on a lane: one Answer for each Ask,
-// also for one that was cancelled.
+// also for one that was cancelled. Body frames come before the Answer whose
+// verdict replaces the body.
 type PluginFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Frame:
 	//
 	//	*PluginFrame_Answer
+	//	*PluginFrame_Body
 	Frame         isPluginFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1129,7 +1626,7 @@ type PluginFrame struct {
 
 func (x *PluginFrame) Reset() {
 	*x = PluginFrame{}
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1638,7 @@ func (x *PluginFrame) String() string {
 func (*PluginFrame) ProtoMessage() {}
 
 func (x *PluginFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[13]
+	mi := &file_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1651,7 @@ func (x *PluginFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginFrame.ProtoReflect.Descriptor instead.
 func (*PluginFrame) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{13}
+	return file_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PluginFrame) GetFrame() isPluginFrame_Frame {
@@ -1173,6 +1670,15 @@ func (x *PluginFrame) GetAnswer() *Answer {
 	return nil
 }
 
+func (x *PluginFrame) GetBody() *Body {
+	if x != nil {
+		if x, ok := x.Frame.(*PluginFrame_Body); ok {
+			return x.Body
+		}
+	}
+	return nil
+}
+
 type isPluginFrame_Frame interface {
 	isPluginFrame_Frame()
 }
@@ -1181,7 +1687,66 @@ type PluginFrame_Answer struct {
 	Answer *Answer `protobuf:"bytes,1,opt,name=answer,proto3,oneof"`
 }
 
+type PluginFrame_Body struct {
+	Body *Body `protobuf:"bytes,2,opt,name=body,proto3,oneof"`
+}
+
 func (*PluginFrame_Answer) isPluginFrame_Frame() {}
+
+func (*PluginFrame_Body) isPluginFrame_Frame() {}
+
+// Body is a piece of a new body.
+type Body struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // at most 262144 octets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Body) Reset() {
+	*x = Body{}
+	mi := &file_plugin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Body) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Body) ProtoMessage() {}
+
+func (x *Body) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Body.ProtoReflect.Descriptor instead.
+func (*Body) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Body) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Body) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
 
 type Answer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1197,7 +1762,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1774,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[14]
+	mi := &file_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1787,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{14}
+	return file_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -1284,7 +1849,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1861,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[15]
+	mi := &file_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1874,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{15}
+	return file_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Error) GetText() string {
@@ -1333,13 +1898,26 @@ type Envelope struct {
 	Sender           string                 `protobuf:"bytes,10,opt,name=sender,proto3" json:"sender,omitempty"` // without angle brackets; "" is the null sender
 	Recipients       []*Recipient           `protobuf:"bytes,11,rep,name=recipients,proto3" json:"recipients,omitempty"`
 	Tags             map[string]string      `protobuf:"bytes,12,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Session          string                 `protobuf:"bytes,13,opt,name=session,proto3" json:"session,omitempty"`
+	Server           string                 `protobuf:"bytes,14,opt,name=server,proto3" json:"server,omitempty"`
+	Pipeline         string                 `protobuf:"bytes,15,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
+	ClientPort       uint32                 `protobuf:"varint,16,opt,name=client_port,json=clientPort,proto3" json:"client_port,omitempty"`
+	Esmtp            bool                   `protobuf:"varint,17,opt,name=esmtp,proto3" json:"esmtp,omitempty"`
+	Cipher           string                 `protobuf:"bytes,18,opt,name=cipher,proto3" json:"cipher,omitempty"`
+	Auth             map[string]string      `protobuf:"bytes,19,rep,name=auth,proto3" json:"auth,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // "spf": "pass", ...; of the core alone
+	Score            float64                `protobuf:"fixed64,20,opt,name=score,proto3" json:"score,omitempty"`                                                                       // of earlier phases and stages
+	DeclaredSize     int64                  `protobuf:"varint,21,opt,name=declared_size,json=declaredSize,proto3" json:"declared_size,omitempty"`                                      // SIZE of MAIL FROM; 0 if not said
+	Body             string                 `protobuf:"bytes,22,opt,name=body,proto3" json:"body,omitempty"`                                                                           // BODY of MAIL FROM
+	Smtputf8         bool                   `protobuf:"varint,23,opt,name=smtputf8,proto3" json:"smtputf8,omitempty"`
+	EnvId            string                 `protobuf:"bytes,24,opt,name=env_id,json=envId,proto3" json:"env_id,omitempty"`
+	Ret              string                 `protobuf:"bytes,25,opt,name=ret,proto3" json:"ret,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1929,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[16]
+	mi := &file_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1942,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{16}
+	return file_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Envelope) GetId() string {
@@ -1451,17 +2029,111 @@ func (x *Envelope) GetTags() map[string]string {
 	return nil
 }
 
+func (x *Envelope) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Envelope) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Envelope) GetPipeline() string {
+	if x != nil {
+		return x.Pipeline
+	}
+	return ""
+}
+
+func (x *Envelope) GetClientPort() uint32 {
+	if x != nil {
+		return x.ClientPort
+	}
+	return 0
+}
+
+func (x *Envelope) GetEsmtp() bool {
+	if x != nil {
+		return x.Esmtp
+	}
+	return false
+}
+
+func (x *Envelope) GetCipher() string {
+	if x != nil {
+		return x.Cipher
+	}
+	return ""
+}
+
+func (x *Envelope) GetAuth() map[string]string {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+func (x *Envelope) GetScore() float64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Envelope) GetDeclaredSize() int64 {
+	if x != nil {
+		return x.DeclaredSize
+	}
+	return 0
+}
+
+func (x *Envelope) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *Envelope) GetSmtputf8() bool {
+	if x != nil {
+		return x.Smtputf8
+	}
+	return false
+}
+
+func (x *Envelope) GetEnvId() string {
+	if x != nil {
+		return x.EnvId
+	}
+	return ""
+}
+
+func (x *Envelope) GetRet() string {
+	if x != nil {
+		return x.Ret
+	}
+	return ""
+}
+
 type Recipient struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Accounts      []string               `protobuf:"bytes,2,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	Notify        []string               `protobuf:"bytes,3,rep,name=notify,proto3" json:"notify,omitempty"`
+	Orcpt         string                 `protobuf:"bytes,4,opt,name=orcpt,proto3" json:"orcpt,omitempty"`
+	Hops          []string               `protobuf:"bytes,5,rep,name=hops,proto3" json:"hops,omitempty"` // in PHASE_ROUTE: where it would go, in words
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +2145,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[17]
+	mi := &file_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +2158,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{17}
+	return file_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Recipient) GetAddress() string {
@@ -1503,6 +2175,27 @@ func (x *Recipient) GetAccounts() []string {
 	return nil
 }
 
+func (x *Recipient) GetNotify() []string {
+	if x != nil {
+		return x.Notify
+	}
+	return nil
+}
+
+func (x *Recipient) GetOrcpt() string {
+	if x != nil {
+		return x.Orcpt
+	}
+	return ""
+}
+
+func (x *Recipient) GetHops() []string {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
 type Verdict struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        Action                 `protobuf:"varint,1,opt,name=action,proto3,enum=sluice.plugin.v1.Action" json:"action,omitempty"`
@@ -1513,13 +2206,15 @@ type Verdict struct {
 	Changes       []*Change              `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
 	Tags          map[string]string      `protobuf:"bytes,7,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Recipients    []*RecipientVerdict    `protobuf:"bytes,8,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	Route         *Route                 `protobuf:"bytes,9,opt,name=route,proto3" json:"route,omitempty"`
+	Alerts        []*Alert               `protobuf:"bytes,10,rep,name=alerts,proto3" json:"alerts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +2226,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[18]
+	mi := &file_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +2239,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{18}
+	return file_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Verdict) GetAction() Action {
@@ -1603,6 +2298,118 @@ func (x *Verdict) GetRecipients() []*RecipientVerdict {
 	return nil
 }
 
+func (x *Verdict) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
+func (x *Verdict) GetAlerts() []*Alert {
+	if x != nil {
+		return x.Alerts
+	}
+	return nil
+}
+
+// Route says where a recipient's mail goes, in PHASE_ROUTE.
+type Route struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            []string               `protobuf:"bytes,1,rep,name=to,proto3" json:"to,omitempty"` // addresses, resolved like an alias's targets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_plugin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Route) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// Alert is something that the administrator should hear of soon.
+type Alert struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alert) Reset() {
+	*x = Alert{}
+	mi := &file_plugin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alert) ProtoMessage() {}
+
+func (x *Alert) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alert.ProtoReflect.Descriptor instead.
+func (*Alert) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Alert) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Alert) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type Reason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Symbol        string                 `protobuf:"bytes,1,opt,name=symbol,proto3" json:"symbol,omitempty"`
@@ -1614,7 +2421,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +2433,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[19]
+	mi := &file_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +2446,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{19}
+	return file_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Reason) GetSymbol() string {
@@ -1674,7 +2481,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +2493,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[20]
+	mi := &file_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +2506,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{20}
+	return file_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Reply) GetCode() uint32 {
@@ -1729,13 +2536,14 @@ type Change struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	Index         int32                  `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"` // of recipients and senders
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +2555,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[21]
+	mi := &file_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +2568,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{21}
+	return file_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -1791,6 +2599,13 @@ func (x *Change) GetIndex() int32 {
 	return 0
 }
 
+func (x *Change) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type RecipientVerdict struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Recipient     string                 `protobuf:"bytes,1,opt,name=recipient,proto3" json:"recipient,omitempty"` // exactly as in Envelope.recipients
@@ -1800,13 +2615,14 @@ type RecipientVerdict struct {
 	Detections    []string               `protobuf:"bytes,5,rep,name=detections,proto3" json:"detections,omitempty"`
 	Reply         *Reply                 `protobuf:"bytes,6,opt,name=reply,proto3" json:"reply,omitempty"`
 	Changes       []*Change              `protobuf:"bytes,7,rep,name=changes,proto3" json:"changes,omitempty"` // after Verdict.changes, for this recipient alone
+	Route         *Route                 `protobuf:"bytes,8,opt,name=route,proto3" json:"route,omitempty"`     // in place of Verdict.route
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecipientVerdict) Reset() {
 	*x = RecipientVerdict{}
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2634,7 @@ func (x *RecipientVerdict) String() string {
 func (*RecipientVerdict) ProtoMessage() {}
 
 func (x *RecipientVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[22]
+	mi := &file_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2647,7 @@ func (x *RecipientVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientVerdict.ProtoReflect.Descriptor instead.
 func (*RecipientVerdict) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{22}
+	return file_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecipientVerdict) GetRecipient() string {
@@ -1883,13 +2699,20 @@ func (x *RecipientVerdict) GetChanges() []*Change {
 	return nil
 }
 
+func (x *RecipientVerdict) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
 var File_plugin_proto protoreflect.FileDescriptor
 
 const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"\fplugin.proto\x12\x10sluice.plugin.v1\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\x98\x02\n" +
+	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\x80\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12/\n" +
@@ -1897,14 +2720,20 @@ const file_plugin_proto_rawDesc = "" +
 	"\x04want\x18\x04 \x01(\x0e2\x16.sluice.plugin.v1.WantR\x04want\x126\n" +
 	"\achanges\x18\x05 \x03(\x0e2\x1c.sluice.plugin.v1.ChangeKindR\achanges\x12\x1b\n" +
 	"\tmax_lanes\x18\x06 \x01(\rR\bmaxLanes\x12\x18\n" +
-	"\aoverlap\x18\a \x01(\bR\aoverlapJ\x04\b\b\x10\tJ\x04\b\t\x10\x10\"\xe7\x01\n" +
+	"\aoverlap\x18\a \x01(\bR\aoverlap\x12\x16\n" +
+	"\x06parsed\x18\b \x01(\bR\x06parsed\x123\n" +
+	"\x06events\x18\t \x03(\x0e2\x1b.sluice.plugin.v1.EventKindR\x06events\x12\x1f\n" +
+	"\vmax_content\x18\n" +
+	" \x01(\x03R\n" +
+	"maxContentJ\x04\b\v\x10\x10\"\xf9\x01\n" +
 	"\x10ConfigureRequest\x12F\n" +
 	"\x06config\x18\x01 \x03(\v2..sluice.plugin.v1.ConfigureRequest.ConfigEntryR\x06config\x12\x1b\n" +
 	"\tstate_dir\x18\x02 \x01(\tR\bstateDir\x12\x14\n" +
-	"\x05lanes\x18\x03 \x01(\rR\x05lanes\x1aR\n" +
+	"\x05lanes\x18\x03 \x01(\rR\x05lanes\x12\x10\n" +
+	"\x03dir\x18\x04 \x01(\tR\x03dir\x1aR\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01J\x04\b\x04\x10\x10\"K\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01J\x04\b\x05\x10\x10\"K\n" +
 	"\x11ConfigureResponse\x126\n" +
 	"\x06errors\x18\x01 \x03(\v2\x1e.sluice.plugin.v1.SettingErrorR\x06errors\":\n" +
 	"\fSettingError\x12\x10\n" +
@@ -1926,36 +2755,72 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"ItemsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01\"\xd5\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01\"\x89\x02\n" +
 	"\tHostFrame\x12)\n" +
 	"\x03ask\x18\x01 \x01(\v2\x15.sluice.plugin.v1.AskH\x00R\x03ask\x12/\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ChunkH\x00R\x05chunk\x12)\n" +
 	"\x03end\x18\x03 \x01(\v2\x15.sluice.plugin.v1.EndH\x00R\x03end\x122\n" +
-	"\x06cancel\x18\x04 \x01(\v2\x18.sluice.plugin.v1.CancelH\x00R\x06cancelB\a\n" +
-	"\x05frameJ\x04\b\x05\x10\x10\"\xc4\x01\n" +
+	"\x06cancel\x18\x04 \x01(\v2\x18.sluice.plugin.v1.CancelH\x00R\x06cancel\x122\n" +
+	"\x06parsed\x18\x05 \x01(\v2\x18.sluice.plugin.v1.ParsedH\x00R\x06parsedB\a\n" +
+	"\x05frameJ\x04\b\x06\x10\x10\"\xf3\x01\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x17.sluice.plugin.v1.PhaseR\x05phase\x126\n" +
 	"\benvelope\x18\x03 \x01(\v2\x1a.sluice.plugin.v1.EnvelopeR\benvelope\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12,\n" +
-	"\x12deadline_unix_nano\x18\x05 \x01(\x03R\x10deadlineUnixNanoJ\x04\b\x06\x10\x10\"+\n" +
+	"\x12deadline_unix_nano\x18\x05 \x01(\x03R\x10deadlineUnixNano\x12-\n" +
+	"\x05event\x18\x06 \x01(\v2\x17.sluice.plugin.v1.EventR\x05eventJ\x04\b\a\x10\x10\"+\n" +
 	"\x05Chunk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x15\n" +
 	"\x03End\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\x18\n" +
 	"\x06Cancel\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"P\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\xbd\x01\n" +
+	"\x06Parsed\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x05parts\x18\x02 \x03(\v2\x16.sluice.plugin.v1.PartR\x05parts\x12\x12\n" +
+	"\x04urls\x18\x03 \x03(\tR\x04urls\x12=\n" +
+	"\vambiguities\x18\x04 \x03(\v2\x1b.sluice.plugin.v1.AmbiguityR\vambiguities\x12\x1c\n" +
+	"\ttruncated\x18\x05 \x01(\bR\ttruncatedJ\x04\b\x06\x10\x10\"\x82\x02\n" +
+	"\x04Part\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\x11R\x06parent\x12\x18\n" +
+	"\asection\x18\x02 \x01(\tR\asection\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n" +
+	"\acharset\x18\x04 \x01(\tR\acharset\x12\x1a\n" +
+	"\bencoding\x18\x05 \x01(\tR\bencoding\x12 \n" +
+	"\vdisposition\x18\x06 \x01(\tR\vdisposition\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12\x16\n" +
+	"\x06offset\x18\b \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\t \x01(\x03R\x06length\x12\x12\n" +
+	"\x04text\x18\n" +
+	" \x01(\tR\x04textJ\x04\b\v\x10\x10\"G\n" +
+	"\tAmbiguity\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\x11R\x04part\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xc2\x01\n" +
+	"\x05Event\x12/\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1b.sluice.plugin.v1.EventKindR\x04kind\x12 \n" +
+	"\fat_unix_nano\x18\x02 \x01(\x03R\n" +
+	"atUnixNano\x12\x1c\n" +
+	"\trecipient\x18\x03 \x01(\tR\trecipient\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x14\n" +
+	"\x05words\x18\x06 \x03(\tR\x05wordsJ\x04\b\a\x10\x10\"~\n" +
 	"\vPluginFrame\x122\n" +
-	"\x06answer\x18\x01 \x01(\v2\x18.sluice.plugin.v1.AnswerH\x00R\x06answerB\a\n" +
-	"\x05frameJ\x04\b\x02\x10\x10\"\x8a\x01\n" +
+	"\x06answer\x18\x01 \x01(\v2\x18.sluice.plugin.v1.AnswerH\x00R\x06answer\x12,\n" +
+	"\x04body\x18\x02 \x01(\v2\x16.sluice.plugin.v1.BodyH\x00R\x04bodyB\a\n" +
+	"\x05frameJ\x04\b\x03\x10\x10\"*\n" +
+	"\x04Body\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x8a\x01\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x125\n" +
 	"\averdict\x18\x02 \x01(\v2\x19.sluice.plugin.v1.VerdictH\x00R\averdict\x12/\n" +
 	"\x05error\x18\x03 \x01(\v2\x17.sluice.plugin.v1.ErrorH\x00R\x05errorB\b\n" +
 	"\x06result\"\x1b\n" +
 	"\x05Error\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xc8\x03\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\xec\x06\n" +
 	"\bEnvelope\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12,\n" +
@@ -1973,13 +2838,33 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"recipients\x18\v \x03(\v2\x1b.sluice.plugin.v1.RecipientR\n" +
 	"recipients\x128\n" +
-	"\x04tags\x18\f \x03(\v2$.sluice.plugin.v1.Envelope.TagsEntryR\x04tags\x1a7\n" +
+	"\x04tags\x18\f \x03(\v2$.sluice.plugin.v1.Envelope.TagsEntryR\x04tags\x12\x18\n" +
+	"\asession\x18\r \x01(\tR\asession\x12\x16\n" +
+	"\x06server\x18\x0e \x01(\tR\x06server\x12\x1a\n" +
+	"\bpipeline\x18\x0f \x01(\tR\bpipeline\x12\x1f\n" +
+	"\vclient_port\x18\x10 \x01(\rR\n" +
+	"clientPort\x12\x14\n" +
+	"\x05esmtp\x18\x11 \x01(\bR\x05esmtp\x12\x16\n" +
+	"\x06cipher\x18\x12 \x01(\tR\x06cipher\x128\n" +
+	"\x04auth\x18\x13 \x03(\v2$.sluice.plugin.v1.Envelope.AuthEntryR\x04auth\x12\x14\n" +
+	"\x05score\x18\x14 \x01(\x01R\x05score\x12#\n" +
+	"\rdeclared_size\x18\x15 \x01(\x03R\fdeclaredSize\x12\x12\n" +
+	"\x04body\x18\x16 \x01(\tR\x04body\x12\x1a\n" +
+	"\bsmtputf8\x18\x17 \x01(\bR\bsmtputf8\x12\x15\n" +
+	"\x06env_id\x18\x18 \x01(\tR\x05envId\x12\x10\n" +
+	"\x03ret\x18\x19 \x01(\tR\x03ret\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\r\x10\x15\"A\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
+	"\tAuthEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x1a\x10)\"\x89\x01\n" +
 	"\tRecipient\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
-	"\baccounts\x18\x02 \x03(\tR\baccounts\"\xc4\x03\n" +
+	"\baccounts\x18\x02 \x03(\tR\baccounts\x12\x16\n" +
+	"\x06notify\x18\x03 \x03(\tR\x06notify\x12\x14\n" +
+	"\x05orcpt\x18\x04 \x01(\tR\x05orcpt\x12\x12\n" +
+	"\x04hops\x18\x05 \x03(\tR\x04hopsJ\x04\b\x06\x10\x10\"\xa4\x04\n" +
 	"\aVerdict\x120\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x18.sluice.plugin.v1.ActionR\x06action\x12\x14\n" +
 	"\x05score\x18\x02 \x01(\x01R\x05score\x122\n" +
@@ -1992,10 +2877,18 @@ const file_plugin_proto_rawDesc = "" +
 	"\x04tags\x18\a \x03(\v2#.sluice.plugin.v1.Verdict.TagsEntryR\x04tags\x12B\n" +
 	"\n" +
 	"recipients\x18\b \x03(\v2\".sluice.plugin.v1.RecipientVerdictR\n" +
-	"recipients\x1a7\n" +
+	"recipients\x12-\n" +
+	"\x05route\x18\t \x01(\v2\x17.sluice.plugin.v1.RouteR\x05route\x12/\n" +
+	"\x06alerts\x18\n" +
+	" \x03(\v2\x17.sluice.plugin.v1.AlertR\x06alerts\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\t\x10\x10\"J\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\v\x10\x10\"\x1d\n" +
+	"\x05Route\x12\x0e\n" +
+	"\x02to\x18\x01 \x03(\tR\x02toJ\x04\b\x02\x10\x10\"-\n" +
+	"\x05Alert\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"J\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x06symbol\x18\x01 \x01(\tR\x06symbol\x12\x14\n" +
 	"\x05score\x18\x02 \x01(\x01R\x05score\x12\x12\n" +
@@ -2003,12 +2896,13 @@ const file_plugin_proto_rawDesc = "" +
 	"\x05Reply\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1a\n" +
 	"\benhanced\x18\x02 \x01(\tR\benhanced\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\x80\x01\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\x9a\x01\n" +
 	"\x06Change\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.sluice.plugin.v1.ChangeKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\tR\x05value\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x05R\x05indexJ\x04\b\x05\x10\x10\"\xb5\x02\n" +
+	"\x05index\x18\x04 \x01(\x05R\x05index\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddressJ\x04\b\x06\x10\x10\"\xe4\x02\n" +
 	"\x10RecipientVerdict\x12\x1c\n" +
 	"\trecipient\x18\x01 \x01(\tR\trecipient\x120\n" +
 	"\x06action\x18\x02 \x01(\x0e2\x18.sluice.plugin.v1.ActionR\x06action\x12\x14\n" +
@@ -2018,10 +2912,16 @@ const file_plugin_proto_rawDesc = "" +
 	"detections\x18\x05 \x03(\tR\n" +
 	"detections\x12-\n" +
 	"\x05reply\x18\x06 \x01(\v2\x17.sluice.plugin.v1.ReplyR\x05reply\x122\n" +
-	"\achanges\x18\a \x03(\v2\x18.sluice.plugin.v1.ChangeR\achangesJ\x04\b\b\x10\x10*=\n" +
+	"\achanges\x18\a \x03(\v2\x18.sluice.plugin.v1.ChangeR\achanges\x12-\n" +
+	"\x05route\x18\b \x01(\v2\x17.sluice.plugin.v1.RouteR\x05routeJ\x04\b\t\x10\x10*\x93\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rPHASE_CONTENT\x10\x04\"\x04\b\x01\x10\x03\"\x04\b\x05\x10\x0f*4\n" +
+	"\rPHASE_CONNECT\x10\x01\x12\x10\n" +
+	"\fPHASE_SENDER\x10\x02\x12\x13\n" +
+	"\x0fPHASE_RECIPIENT\x10\x03\x12\x11\n" +
+	"\rPHASE_CONTENT\x10\x04\x12\x0f\n" +
+	"\vPHASE_ROUTE\x10\x05\x12\x0f\n" +
+	"\vPHASE_EVENT\x10\x06\"\x04\b\a\x10\x0f*4\n" +
 	"\x04Want\x12\r\n" +
 	"\tWANT_NONE\x10\x00\x12\x0f\n" +
 	"\vWANT_HEADER\x10\x01\x12\f\n" +
@@ -2032,13 +2932,30 @@ const file_plugin_proto_rawDesc = "" +
 	"\x11ACTION_QUARANTINE\x10\x02\x12\x12\n" +
 	"\x0eACTION_DISCARD\x10\x03\x12\x10\n" +
 	"\fACTION_DEFER\x10\x04\x12\x11\n" +
-	"\rACTION_REJECT\x10\x05*\x87\x01\n" +
+	"\rACTION_REJECT\x10\x05*\xa6\x02\n" +
+	"\tEventKind\x12\x1a\n" +
+	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14EVENT_KIND_DELIVERED\x10\x01\x12\x16\n" +
+	"\x12EVENT_KIND_BOUNCED\x10\x02\x12\x17\n" +
+	"\x13EVENT_KIND_DEFERRED\x10\x03\x12\x1a\n" +
+	"\x16EVENT_KIND_QUARANTINED\x10\x04\x12\x17\n" +
+	"\x13EVENT_KIND_RELEASED\x10\x05\x12\x18\n" +
+	"\x14EVENT_KIND_DISCARDED\x10\x06\x12\x16\n" +
+	"\x12EVENT_KIND_REFUSED\x10\a\x12\x19\n" +
+	"\x15EVENT_KIND_LEARN_SPAM\x10\b\x12\x18\n" +
+	"\x14EVENT_KIND_LEARN_HAM\x10\t\x12\x16\n" +
+	"\x12EVENT_KIND_COMMAND\x10\n" +
+	"*\x85\x02\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15CHANGE_KIND_ADD_FIELD\x10\x01\x12\x1d\n" +
 	"\x19CHANGE_KIND_REPLACE_FIELD\x10\x02\x12\x1c\n" +
-	"\x18CHANGE_KIND_REMOVE_FIELD\x10\x03\"\x04\b\x04\x10\x0f2\xf9\x01\n" +
+	"\x18CHANGE_KIND_REMOVE_FIELD\x10\x03\x12\x1c\n" +
+	"\x18CHANGE_KIND_REPLACE_BODY\x10\x04\x12\x1d\n" +
+	"\x19CHANGE_KIND_ADD_RECIPIENT\x10\x05\x12 \n" +
+	"\x1cCHANGE_KIND_REMOVE_RECIPIENT\x10\x06\x12\x1d\n" +
+	"\x19CHANGE_KIND_CHANGE_SENDER\x10\a\"\x04\b\b\x10\x0f2\xf9\x01\n" +
 	"\x06Plugin\x12Q\n" +
 	"\bDescribe\x12!.sluice.plugin.v1.DescribeRequest\x1a\".sluice.plugin.v1.DescribeResponse\x12T\n" +
 	"\tConfigure\x12\".sluice.plugin.v1.ConfigureRequest\x1a#.sluice.plugin.v1.ConfigureResponse\x12F\n" +
@@ -2056,86 +2973,106 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_plugin_proto_goTypes = []any{
 	(Phase)(0),                // 0: sluice.plugin.v1.Phase
 	(Want)(0),                 // 1: sluice.plugin.v1.Want
 	(Action)(0),               // 2: sluice.plugin.v1.Action
-	(ChangeKind)(0),           // 3: sluice.plugin.v1.ChangeKind
-	(*DescribeRequest)(nil),   // 4: sluice.plugin.v1.DescribeRequest
-	(*DescribeResponse)(nil),  // 5: sluice.plugin.v1.DescribeResponse
-	(*ConfigureRequest)(nil),  // 6: sluice.plugin.v1.ConfigureRequest
-	(*ConfigureResponse)(nil), // 7: sluice.plugin.v1.ConfigureResponse
-	(*SettingError)(nil),      // 8: sluice.plugin.v1.SettingError
-	(*Value)(nil),             // 9: sluice.plugin.v1.Value
-	(*List)(nil),              // 10: sluice.plugin.v1.List
-	(*Table)(nil),             // 11: sluice.plugin.v1.Table
-	(*HostFrame)(nil),         // 12: sluice.plugin.v1.HostFrame
-	(*Ask)(nil),               // 13: sluice.plugin.v1.Ask
-	(*Chunk)(nil),             // 14: sluice.plugin.v1.Chunk
-	(*End)(nil),               // 15: sluice.plugin.v1.End
-	(*Cancel)(nil),            // 16: sluice.plugin.v1.Cancel
-	(*PluginFrame)(nil),       // 17: sluice.plugin.v1.PluginFrame
-	(*Answer)(nil),            // 18: sluice.plugin.v1.Answer
-	(*Error)(nil),             // 19: sluice.plugin.v1.Error
-	(*Envelope)(nil),          // 20: sluice.plugin.v1.Envelope
-	(*Recipient)(nil),         // 21: sluice.plugin.v1.Recipient
-	(*Verdict)(nil),           // 22: sluice.plugin.v1.Verdict
-	(*Reason)(nil),            // 23: sluice.plugin.v1.Reason
-	(*Reply)(nil),             // 24: sluice.plugin.v1.Reply
-	(*Change)(nil),            // 25: sluice.plugin.v1.Change
-	(*RecipientVerdict)(nil),  // 26: sluice.plugin.v1.RecipientVerdict
-	nil,                       // 27: sluice.plugin.v1.ConfigureRequest.ConfigEntry
-	nil,                       // 28: sluice.plugin.v1.Table.ItemsEntry
-	nil,                       // 29: sluice.plugin.v1.Envelope.TagsEntry
-	nil,                       // 30: sluice.plugin.v1.Verdict.TagsEntry
+	(EventKind)(0),            // 3: sluice.plugin.v1.EventKind
+	(ChangeKind)(0),           // 4: sluice.plugin.v1.ChangeKind
+	(*DescribeRequest)(nil),   // 5: sluice.plugin.v1.DescribeRequest
+	(*DescribeResponse)(nil),  // 6: sluice.plugin.v1.DescribeResponse
+	(*ConfigureRequest)(nil),  // 7: sluice.plugin.v1.ConfigureRequest
+	(*ConfigureResponse)(nil), // 8: sluice.plugin.v1.ConfigureResponse
+	(*SettingError)(nil),      // 9: sluice.plugin.v1.SettingError
+	(*Value)(nil),             // 10: sluice.plugin.v1.Value
+	(*List)(nil),              // 11: sluice.plugin.v1.List
+	(*Table)(nil),             // 12: sluice.plugin.v1.Table
+	(*HostFrame)(nil),         // 13: sluice.plugin.v1.HostFrame
+	(*Ask)(nil),               // 14: sluice.plugin.v1.Ask
+	(*Chunk)(nil),             // 15: sluice.plugin.v1.Chunk
+	(*End)(nil),               // 16: sluice.plugin.v1.End
+	(*Cancel)(nil),            // 17: sluice.plugin.v1.Cancel
+	(*Parsed)(nil),            // 18: sluice.plugin.v1.Parsed
+	(*Part)(nil),              // 19: sluice.plugin.v1.Part
+	(*Ambiguity)(nil),         // 20: sluice.plugin.v1.Ambiguity
+	(*Event)(nil),             // 21: sluice.plugin.v1.Event
+	(*PluginFrame)(nil),       // 22: sluice.plugin.v1.PluginFrame
+	(*Body)(nil),              // 23: sluice.plugin.v1.Body
+	(*Answer)(nil),            // 24: sluice.plugin.v1.Answer
+	(*Error)(nil),             // 25: sluice.plugin.v1.Error
+	(*Envelope)(nil),          // 26: sluice.plugin.v1.Envelope
+	(*Recipient)(nil),         // 27: sluice.plugin.v1.Recipient
+	(*Verdict)(nil),           // 28: sluice.plugin.v1.Verdict
+	(*Route)(nil),             // 29: sluice.plugin.v1.Route
+	(*Alert)(nil),             // 30: sluice.plugin.v1.Alert
+	(*Reason)(nil),            // 31: sluice.plugin.v1.Reason
+	(*Reply)(nil),             // 32: sluice.plugin.v1.Reply
+	(*Change)(nil),            // 33: sluice.plugin.v1.Change
+	(*RecipientVerdict)(nil),  // 34: sluice.plugin.v1.RecipientVerdict
+	nil,                       // 35: sluice.plugin.v1.ConfigureRequest.ConfigEntry
+	nil,                       // 36: sluice.plugin.v1.Table.ItemsEntry
+	nil,                       // 37: sluice.plugin.v1.Envelope.TagsEntry
+	nil,                       // 38: sluice.plugin.v1.Envelope.AuthEntry
+	nil,                       // 39: sluice.plugin.v1.Verdict.TagsEntry
 }
 var file_plugin_proto_depIdxs = []int32{
 	0,  // 0: sluice.plugin.v1.DescribeResponse.phases:type_name -> sluice.plugin.v1.Phase
 	1,  // 1: sluice.plugin.v1.DescribeResponse.want:type_name -> sluice.plugin.v1.Want
-	3,  // 2: sluice.plugin.v1.DescribeResponse.changes:type_name -> sluice.plugin.v1.ChangeKind
-	27, // 3: sluice.plugin.v1.ConfigureRequest.config:type_name -> sluice.plugin.v1.ConfigureRequest.ConfigEntry
-	8,  // 4: sluice.plugin.v1.ConfigureResponse.errors:type_name -> sluice.plugin.v1.SettingError
-	10, // 5: sluice.plugin.v1.Value.list:type_name -> sluice.plugin.v1.List
-	11, // 6: sluice.plugin.v1.Value.table:type_name -> sluice.plugin.v1.Table
-	9,  // 7: sluice.plugin.v1.List.items:type_name -> sluice.plugin.v1.Value
-	28, // 8: sluice.plugin.v1.Table.items:type_name -> sluice.plugin.v1.Table.ItemsEntry
-	13, // 9: sluice.plugin.v1.HostFrame.ask:type_name -> sluice.plugin.v1.Ask
-	14, // 10: sluice.plugin.v1.HostFrame.chunk:type_name -> sluice.plugin.v1.Chunk
-	15, // 11: sluice.plugin.v1.HostFrame.end:type_name -> sluice.plugin.v1.End
-	16, // 12: sluice.plugin.v1.HostFrame.cancel:type_name -> sluice.plugin.v1.Cancel
-	0,  // 13: sluice.plugin.v1.Ask.phase:type_name -> sluice.plugin.v1.Phase
-	20, // 14: sluice.plugin.v1.Ask.envelope:type_name -> sluice.plugin.v1.Envelope
-	18, // 15: sluice.plugin.v1.PluginFrame.answer:type_name -> sluice.plugin.v1.Answer
-	22, // 16: sluice.plugin.v1.Answer.verdict:type_name -> sluice.plugin.v1.Verdict
-	19, // 17: sluice.plugin.v1.Answer.error:type_name -> sluice.plugin.v1.Error
-	21, // 18: sluice.plugin.v1.Envelope.recipients:type_name -> sluice.plugin.v1.Recipient
-	29, // 19: sluice.plugin.v1.Envelope.tags:type_name -> sluice.plugin.v1.Envelope.TagsEntry
-	2,  // 20: sluice.plugin.v1.Verdict.action:type_name -> sluice.plugin.v1.Action
-	23, // 21: sluice.plugin.v1.Verdict.reasons:type_name -> sluice.plugin.v1.Reason
-	24, // 22: sluice.plugin.v1.Verdict.reply:type_name -> sluice.plugin.v1.Reply
-	25, // 23: sluice.plugin.v1.Verdict.changes:type_name -> sluice.plugin.v1.Change
-	30, // 24: sluice.plugin.v1.Verdict.tags:type_name -> sluice.plugin.v1.Verdict.TagsEntry
-	26, // 25: sluice.plugin.v1.Verdict.recipients:type_name -> sluice.plugin.v1.RecipientVerdict
-	3,  // 26: sluice.plugin.v1.Change.kind:type_name -> sluice.plugin.v1.ChangeKind
-	2,  // 27: sluice.plugin.v1.RecipientVerdict.action:type_name -> sluice.plugin.v1.Action
-	23, // 28: sluice.plugin.v1.RecipientVerdict.reasons:type_name -> sluice.plugin.v1.Reason
-	24, // 29: sluice.plugin.v1.RecipientVerdict.reply:type_name -> sluice.plugin.v1.Reply
-	25, // 30: sluice.plugin.v1.RecipientVerdict.changes:type_name -> sluice.plugin.v1.Change
-	9,  // 31: sluice.plugin.v1.ConfigureRequest.ConfigEntry.value:type_name -> sluice.plugin.v1.Value
-	9,  // 32: sluice.plugin.v1.Table.ItemsEntry.value:type_name -> sluice.plugin.v1.Value
-	4,  // 33: sluice.plugin.v1.Plugin.Describe:input_type -> sluice.plugin.v1.DescribeRequest
-	6,  // 34: sluice.plugin.v1.Plugin.Configure:input_type -> sluice.plugin.v1.ConfigureRequest
-	12, // 35: sluice.plugin.v1.Plugin.Lane:input_type -> sluice.plugin.v1.HostFrame
-	5,  // 36: sluice.plugin.v1.Plugin.Describe:output_type -> sluice.plugin.v1.DescribeResponse
-	7,  // 37: sluice.plugin.v1.Plugin.Configure:output_type -> sluice.plugin.v1.ConfigureResponse
-	17, // 38: sluice.plugin.v1.Plugin.Lane:output_type -> sluice.plugin.v1.PluginFrame
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	4,  // 2: sluice.plugin.v1.DescribeResponse.changes:type_name -> sluice.plugin.v1.ChangeKind
+	3,  // 3: sluice.plugin.v1.DescribeResponse.events:type_name -> sluice.plugin.v1.EventKind
+	35, // 4: sluice.plugin.v1.ConfigureRequest.config:type_name -> sluice.plugin.v1.ConfigureRequest.ConfigEntry
+	9,  // 5: sluice.plugin.v1.ConfigureResponse.errors:type_name -> sluice.plugin.v1.SettingError
+	11, // 6: sluice.plugin.v1.Value.list:type_name -> sluice.plugin.v1.List
+	12, // 7: sluice.plugin.v1.Value.table:type_name -> sluice.plugin.v1.Table
+	10, // 8: sluice.plugin.v1.List.items:type_name -> sluice.plugin.v1.Value
+	36, // 9: sluice.plugin.v1.Table.items:type_name -> sluice.plugin.v1.Table.ItemsEntry
+	14, // 10: sluice.plugin.v1.HostFrame.ask:type_name -> sluice.plugin.v1.Ask
+	15, // 11: sluice.plugin.v1.HostFrame.chunk:type_name -> sluice.plugin.v1.Chunk
+	16, // 12: sluice.plugin.v1.HostFrame.end:type_name -> sluice.plugin.v1.End
+	17, // 13: sluice.plugin.v1.HostFrame.cancel:type_name -> sluice.plugin.v1.Cancel
+	18, // 14: sluice.plugin.v1.HostFrame.parsed:type_name -> sluice.plugin.v1.Parsed
+	0,  // 15: sluice.plugin.v1.Ask.phase:type_name -> sluice.plugin.v1.Phase
+	26, // 16: sluice.plugin.v1.Ask.envelope:type_name -> sluice.plugin.v1.Envelope
+	21, // 17: sluice.plugin.v1.Ask.event:type_name -> sluice.plugin.v1.Event
+	19, // 18: sluice.plugin.v1.Parsed.parts:type_name -> sluice.plugin.v1.Part
+	20, // 19: sluice.plugin.v1.Parsed.ambiguities:type_name -> sluice.plugin.v1.Ambiguity
+	3,  // 20: sluice.plugin.v1.Event.kind:type_name -> sluice.plugin.v1.EventKind
+	24, // 21: sluice.plugin.v1.PluginFrame.answer:type_name -> sluice.plugin.v1.Answer
+	23, // 22: sluice.plugin.v1.PluginFrame.body:type_name -> sluice.plugin.v1.Body
+	28, // 23: sluice.plugin.v1.Answer.verdict:type_name -> sluice.plugin.v1.Verdict
+	25, // 24: sluice.plugin.v1.Answer.error:type_name -> sluice.plugin.v1.Error
+	27, // 25: sluice.plugin.v1.Envelope.recipients:type_name -> sluice.plugin.v1.Recipient
+	37, // 26: sluice.plugin.v1.Envelope.tags:type_name -> sluice.plugin.v1.Envelope.TagsEntry
+	38, // 27: sluice.plugin.v1.Envelope.auth:type_name -> sluice.plugin.v1.Envelope.AuthEntry
+	2,  // 28: sluice.plugin.v1.Verdict.action:type_name -> sluice.plugin.v1.Action
+	31, // 29: sluice.plugin.v1.Verdict.reasons:type_name -> sluice.plugin.v1.Reason
+	32, // 30: sluice.plugin.v1.Verdict.reply:type_name -> sluice.plugin.v1.Reply
+	33, // 31: sluice.plugin.v1.Verdict.changes:type_name -> sluice.plugin.v1.Change
+	39, // 32: sluice.plugin.v1.Verdict.tags:type_name -> sluice.plugin.v1.Verdict.TagsEntry
+	34, // 33: sluice.plugin.v1.Verdict.recipients:type_name -> sluice.plugin.v1.RecipientVerdict
+	29, // 34: sluice.plugin.v1.Verdict.route:type_name -> sluice.plugin.v1.Route
+	30, // 35: sluice.plugin.v1.Verdict.alerts:type_name -> sluice.plugin.v1.Alert
+	4,  // 36: sluice.plugin.v1.Change.kind:type_name -> sluice.plugin.v1.ChangeKind
+	2,  // 37: sluice.plugin.v1.RecipientVerdict.action:type_name -> sluice.plugin.v1.Action
+	31, // 38: sluice.plugin.v1.RecipientVerdict.reasons:type_name -> sluice.plugin.v1.Reason
+	32, // 39: sluice.plugin.v1.RecipientVerdict.reply:type_name -> sluice.plugin.v1.Reply
+	33, // 40: sluice.plugin.v1.RecipientVerdict.changes:type_name -> sluice.plugin.v1.Change
+	29, // 41: sluice.plugin.v1.RecipientVerdict.route:type_name -> sluice.plugin.v1.Route
+	10, // 42: sluice.plugin.v1.ConfigureRequest.ConfigEntry.value:type_name -> sluice.plugin.v1.Value
+	10, // 43: sluice.plugin.v1.Table.ItemsEntry.value:type_name -> sluice.plugin.v1.Value
+	5,  // 44: sluice.plugin.v1.Plugin.Describe:input_type -> sluice.plugin.v1.DescribeRequest
+	7,  // 45: sluice.plugin.v1.Plugin.Configure:input_type -> sluice.plugin.v1.ConfigureRequest
+	13, // 46: sluice.plugin.v1.Plugin.Lane:input_type -> sluice.plugin.v1.HostFrame
+	6,  // 47: sluice.plugin.v1.Plugin.Describe:output_type -> sluice.plugin.v1.DescribeResponse
+	8,  // 48: sluice.plugin.v1.Plugin.Configure:output_type -> sluice.plugin.v1.ConfigureResponse
+	22, // 49: sluice.plugin.v1.Plugin.Lane:output_type -> sluice.plugin.v1.PluginFrame
+	47, // [47:50] is the sub-list for method output_type
+	44, // [44:47] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -2157,11 +3094,13 @@ func file_plugin_proto_init() {
 		(*HostFrame_Chunk)(nil),
 		(*HostFrame_End)(nil),
 		(*HostFrame_Cancel)(nil),
+		(*HostFrame_Parsed)(nil),
 	}
-	file_plugin_proto_msgTypes[13].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[17].OneofWrappers = []any{
 		(*PluginFrame_Answer)(nil),
+		(*PluginFrame_Body)(nil),
 	}
-	file_plugin_proto_msgTypes[14].OneofWrappers = []any{
+	file_plugin_proto_msgTypes[19].OneofWrappers = []any{
 		(*Answer_Verdict)(nil),
 		(*Answer_Error)(nil),
 	}
@@ -2170,8 +3109,8 @@ func file_plugin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   27,
+			NumEnums:      5,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

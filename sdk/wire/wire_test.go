@@ -168,7 +168,7 @@ func TestEnvelope(t *testing.T) {
 
 func TestManifest(t *testing.T) {
 	m := sdk.Manifest{
-		Name: "n", Version: "v", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantHeader,
+		Name: "n", Version: "v", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantHeader,
 		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField}, MaxLanes: 3, Overlap: true,
 	}
 	d, err := ToManifest(m)

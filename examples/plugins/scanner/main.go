@@ -14,7 +14,7 @@ import (
 type scanner struct{ words []any }
 
 func (*scanner) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantHeader, Overlap: true}
+	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantHeader, Overlap: true}
 }
 
 func (s *scanner) Configure(_ context.Context, settings sdk.Settings) error {

@@ -24,7 +24,7 @@ type mischief struct{ held [][]byte }
 
 func (*mischief) Describe() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "mischief", Version: "1", Phases: []sdk.Phase{sdk.Content}, Want: sdk.WantAll,
+		Name: "mischief", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
 		Changes: []sdk.ChangeKind{sdk.AddField}, MaxLanes: 8, Overlap: true,
 	}
 }
