@@ -3,9 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"io"
-	"strings"
 
-	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/mime"
 )
@@ -97,60 +95,4 @@ func (m *Message) Versions() (versions []*Version, of []int) {
 // would be delivered if nothing changes it further.
 func (m *Message) Open(v *Version) (*blob.VariantReader, error) {
 	return v.Variant(m.arrived).Reader(m.Content, m.Content.Size())
-}
-
-// applyChanges applies what a plugin asked for, each recipient its own list, and
-// keeps equal results shared. After an error nothing has changed.
-func (m *Message) applyChanges(changes [][]sdk.Change) error {
-	type key struct {
-		from *Version
-		list string
-	}
-	done := make(map[key]*Version, 1)
-	next := make([]*Version, len(m.Recipients))
-	different := make(map[*Version]bool, 1)
-	for i, r := range m.Recipients {
-		next[i] = r.Version
-		if len(changes[i]) > 0 {
-			k := key{r.Version, listed(changes[i])}
-			v, ok := done[k]
-			if !ok {
-				var err error
-				if v, err = m.grow(r.Version, changes[i]); err != nil {
-					return err
-				}
-				done[k] = v
-			}
-			next[i] = v
-		}
-		different[next[i]] = true
-	}
-	if len(different) > MaxVersions {
-		return fmt.Errorf("more than %d versions of one message", MaxVersions)
-	}
-	for i, r := range m.Recipients {
-		r.Version = next[i]
-	}
-	return nil
-}
-
-// listed tells equal lists of changes from others.
-func listed(changes []sdk.Change) string {
-	var b strings.Builder
-	for _, c := range changes {
-		fmt.Fprintf(&b, "%d %q %q %d\n", c.Kind, c.Name, c.Value, c.Index)
-	}
-	return b.String()
-}
-
-// grow applies changes that keep the header within its bound.
-func (m *Message) grow(v *Version, changes []sdk.Change) (*Version, error) {
-	next, err := v.Apply(changes)
-	if err != nil {
-		return nil, err
-	}
-	if size := next.HeaderSize(); size > m.arrived.HeaderSize()+maxGrowth {
-		return nil, fmt.Errorf("the header would have %d octets, more than %d above what arrived", size, maxGrowth)
-	}
-	return next, nil
 }

@@ -263,19 +263,6 @@ func (p *Panel) Settle(m *Message, answers []Answer) {
 	}
 }
 
-// change applies what one answer asks for and the plugin's manifest announces.
-func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
-	changes, some := make([][]sdk.Change, len(m.Recipients)), false
-	for _, r := range a.Recipients {
-		changes[r] = p.allowed(a, a.For(m.Recipients[r].Address).Changes, event)
-		some = some || len(changes[r]) > 0
-	}
-	if !some {
-		return nil
-	}
-	return m.applyChanges(changes)
-}
-
 // stamp records a failure; a message that goes on without having been looked at
 // carries a field that says so. All whom the question was about shared a version
 // and get the same field, so there are not more versions than before.
@@ -296,54 +283,6 @@ func (p *Panel) stamp(m *Message, a *Answer, event *trace.Event) {
 		r.Version = done[r.Version]
 	}
 }
-
-// allowed drops the changes that the plugin's manifest does not announce, and
-// says so in the trace.
-func (p *Panel) allowed(a *Answer, asked []sdk.Change, event *trace.Event) []sdk.Change {
-	if len(asked) == 0 {
-		return nil
-	}
-	may := make(map[sdk.ChangeKind]bool)
-	for _, k := range a.Asker.Manifest().Changes {
-		may[k] = true
-	}
-	var out []sdk.Change
-	for _, c := range asked {
-		line := fmt.Sprintf("%s %s", c.Kind, c.Name)
-		if !may[c.Kind] || reserved(c.Name) || !validFieldName(c.Name) || !validValue(c.Value) {
-			line = "refused: " + line
-		} else {
-			out = append(out, c)
-		}
-		if len(event.Changes) < trace.MaxReasons && !contains(event.Changes, line) {
-			event.Changes = append(event.Changes, line)
-		}
-	}
-	return out
-}
-
-// validValue reports whether a value can be folded into lines of at most 998 octets
-// (RFC 5322 section 2.1.1), and has nothing in it that would end the field.
-func validValue(value string) bool {
-	const longest = 700 // beside the longest name
-	if strings.ContainsAny(value, "\r\n\x00") {
-		return false
-	}
-	for word := range strings.SplitSeq(value, " ") {
-		if len(word) > longest {
-			return false
-		}
-	}
-	return true
-}
-
-// reserved reports whether a field is the core's alone (RULES A4).
-func reserved(name string) bool {
-	return strings.EqualFold(name, "Authentication-Results") || strings.EqualFold(name, "Return-Path") ||
-		len(name) >= len(ownPrefix) && strings.EqualFold(name[:len(ownPrefix)], ownPrefix)
-}
-
-const ownPrefix = "X-Sluice-"
 
 func contains(list []string, s string) bool {
 	for _, have := range list {
