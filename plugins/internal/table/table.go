@@ -1,0 +1,251 @@
+// Package table is a durable map of small things for shipped plugins, over bbolt:
+// what a greylist has seen, what a limiter has counted.
+//
+// A change is visible at once and on disk within Every; Sync and Close write what is
+// left. kill -9 loses at most the last moments, which these plugins can bear: a
+// sender waits once more, a count is a little low. The file is never damaged by it
+// (bbolt commits copy on write). Memory is bounded: the changes that are not yet on
+// disk, at most Pending of them, beyond which a change waits for the disk.
+//
+// One process can have the file open: a plugin that uses a Table has no overlap.
+package table
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Every is how long a change may be in memory alone.
+const Every = time.Second
+
+// Pending is how many changes may be in memory alone.
+const Pending = 10000
+
+// Table is safe for use by many goroutines.
+type Table struct {
+	db     *bolt.DB
+	bucket []byte
+	done   chan struct{}
+	ended  chan struct{}
+	close  sync.Once
+
+	writing sync.Mutex // one flush at a time
+
+	mu      sync.Mutex
+	pending map[string][]byte // not on disk yet; nil: removed
+	flushed map[string][]byte // on its way there
+	failed  error             // of the last flush
+}
+
+// Open opens or makes the table name in dir.
+func Open(dir, name string) (*Table, error) {
+	if dir == "" {
+		return nil, errors.New("open state: the plugin has no state directory")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	path := filepath.Join(dir, name+".db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("open state %s: %w", path, err)
+	}
+	t := &Table{
+		db: db, bucket: []byte(name), done: make(chan struct{}), ended: make(chan struct{}),
+		pending: make(map[string][]byte),
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(t.bucket)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open state %s: %w", path, err), db.Close())
+	}
+	go t.flushes()
+	return t, nil
+}
+
+// flushes writes until Close.
+func (t *Table) flushes() {
+	defer close(t.ended)
+	ticker := time.NewTicker(Every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			_ = t.Sync() // kept in failed, and tried again
+		case <-t.done:
+			return
+		}
+	}
+}
+
+// Get returns a copy of the value of key, or nil.
+func (t *Table) Get(key string) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.get(key)
+}
+
+func (t *Table) get(key string) (value []byte, err error) {
+	if v, ok := t.pending[key]; ok {
+		return v, nil
+	}
+	if v, ok := t.flushed[key]; ok {
+		return v, nil
+	}
+	err = t.db.View(func(tx *bolt.Tx) error {
+		if v := tx.Bucket(t.bucket).Get([]byte(key)); v != nil {
+			value = append([]byte{}, v...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	return value, nil
+}
+
+// Update lets change replace the value of key; nil is no value, before and after. No
+// other change of the table happens meanwhile; change must not use the table.
+func (t *Table) Update(key string, change func(old []byte) []byte) error {
+	t.mu.Lock()
+	full := len(t.pending) >= Pending
+	t.mu.Unlock()
+	if full {
+		if err := t.Sync(); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old, err := t.get(key)
+	if err != nil {
+		return err
+	}
+	t.pending[key] = change(old)
+	return nil
+}
+
+// Each shows what is on disk and in memory, in the order of the keys on disk, until visit
+// returns false. key and value are valid during the call; visit must not use the table.
+func (t *Table) Each(visit func(key string, value []byte) bool) error {
+	if err := t.Sync(); err != nil {
+		return err
+	}
+	err := t.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(t.bucket).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			if !visit(string(k), v) {
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	return nil
+}
+
+// sweepStep is how many keys a sweep removes in one transaction, so that others do not wait
+// long.
+const sweepStep = 1000
+
+// Sweep removes what expired reports, and returns how many are left. The store stays usable
+// meanwhile; what changes during the sweep is looked at again before it goes.
+func (t *Table) Sweep(expired func(value []byte) bool) (left int, err error) {
+	var gone []string
+	err = t.Each(func(k string, v []byte) bool {
+		if expired(v) {
+			gone = append(gone, k)
+		} else {
+			left++
+		}
+		return len(gone) < 100*sweepStep
+	})
+	for len(gone) > 0 && err == nil {
+		n := min(len(gone), sweepStep)
+		for _, k := range gone[:n] {
+			err = t.Update(k, func(old []byte) []byte {
+				if old != nil && !expired(old) {
+					return old
+				}
+				return nil
+			})
+			if err != nil {
+				return left, err
+			}
+		}
+		gone = gone[n:]
+		err = t.Sync()
+	}
+	return left, err
+}
+
+// Sync writes what is in memory alone.
+func (t *Table) Sync() error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.mu.Lock()
+	if len(t.pending) == 0 {
+		t.mu.Unlock()
+		return nil
+	}
+	t.flushed, t.pending = t.pending, make(map[string][]byte)
+	t.mu.Unlock()
+	err := t.db.Update(t.write)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil { // what came since is newer
+		for k, v := range t.flushed {
+			if _, newer := t.pending[k]; !newer {
+				t.pending[k] = v
+			}
+		}
+		err = fmt.Errorf("write state: %w", err)
+	}
+	t.flushed, t.failed = nil, err
+	return err
+}
+
+// write puts what is flushed, which nobody changes meanwhile, into a transaction.
+func (t *Table) write(tx *bolt.Tx) error {
+	b := tx.Bucket(t.bucket)
+	for k, v := range t.flushed {
+		var err error
+		if v == nil {
+			err = b.Delete([]byte(k))
+		} else {
+			err = b.Put([]byte(k), v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Err returns why the last write failed, or nil.
+func (t *Table) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
+}
+
+// Close writes what is left and closes the file.
+func (t *Table) Close() error {
+	var err error
+	t.close.Do(func() {
+		close(t.done)
+		<-t.ended
+		err = errors.Join(t.Sync(), t.db.Close())
+	})
+	return err
+}

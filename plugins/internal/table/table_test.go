@@ -1,0 +1,114 @@
+package table
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func open(t *testing.T, dir string) *Table {
+	t.Helper()
+	tab, err := Open(dir, "things")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tab.Close() })
+	return tab
+}
+
+func put(t *testing.T, tab *Table, key, value string) {
+	t.Helper()
+	if err := tab.Update(key, func([]byte) []byte { return []byte(value) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLikeAMap holds a table against a map through random changes, flushes and restarts.
+func TestLikeAMap(t *testing.T) {
+	dir, want := t.TempDir(), map[string]string{}
+	tab := open(t, dir)
+	random := rand.New(rand.NewPCG(1, 2))
+	for step := range 3000 {
+		key := fmt.Sprint("k", random.IntN(50))
+		switch random.IntN(20) {
+		case 0:
+			if err := tab.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		case 1:
+			if err := tab.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tab = open(t, dir)
+		case 2, 3, 4:
+			delete(want, key)
+			if err := tab.Update(key, func([]byte) []byte { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			want[key] = fmt.Sprint(step)
+			put(t, tab, key, want[key])
+		}
+		if v, err := tab.Get(key); err != nil || string(v) != want[key] || (v == nil) != (want[key] == "") {
+			t.Fatalf("step %d: %q %v, want %q", step, v, err, want[key])
+		}
+	}
+	got := map[string]string{}
+	if err := tab.Each(func(k string, v []byte) bool { got[k] = string(v); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v\nwant %v", got, want)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	tab := open(t, t.TempDir())
+	for i := range 2500 {
+		put(t, tab, fmt.Sprint(i), []string{"old", "new"}[i%2])
+	}
+	left, err := tab.Sweep(func(v []byte) bool { return string(v) == "old" })
+	if err != nil || left != 1250 {
+		t.Errorf("%d left, %v", left, err)
+	}
+	if v, _ := tab.Get("0"); v != nil {
+		t.Errorf("0 is still %q", v)
+	}
+	if v, _ := tab.Get("1"); string(v) != "new" {
+		t.Errorf("1 is %q", v)
+	}
+}
+
+// TestMemoryIsBounded: more changes than Pending go to disk without waiting for the clock.
+func TestMemoryIsBounded(t *testing.T) {
+	tab := open(t, t.TempDir())
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Add(1)
+		go func() {
+			defer writers.Done()
+			for i := range Pending {
+				_ = tab.Update(fmt.Sprint(w, "-", i), func([]byte) []byte { return []byte("x") })
+			}
+		}()
+	}
+	writers.Wait()
+	tab.mu.Lock()
+	n := len(tab.pending)
+	tab.mu.Unlock()
+	if n > Pending+4 {
+		t.Errorf("%d changes in memory", n)
+	}
+}
+
+func TestOpenComplains(t *testing.T) {
+	if _, err := Open("", "things"); err == nil || !strings.Contains(err.Error(), "state directory") {
+		t.Error(err)
+	}
+	if _, err := Open("/proc/none", "things"); err == nil {
+		t.Error("opened a table where none can be")
+	}
+}
