@@ -106,9 +106,10 @@ var rules = []rule{
 		who: func(dir string) bool { return below(dir, "plugins") || below(dir, "examples") },
 		refuse: func(dir, path string) bool {
 			at := ours(path)
-			return at != "" && !below(at, "sdk") && !(dir == "plugins" && below(at, "plugins")) && at != dir
+			shared := below(at, "plugins/internal") && below(dir, "plugins")
+			return at != "" && !below(at, "sdk") && !(dir == "plugins" && below(at, "plugins")) && !shared && at != dir
 		},
-		why: "they are what others write: if one needs more than sdk, so does everybody's",
+		why: "they are what others write: if one needs more than sdk, so does everybody's; what several of ours share, and nobody else needs, is in plugins/internal",
 	},
 	{
 		name: "only cmd/sluice imports plugins", tests: true,
