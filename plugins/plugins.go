@@ -6,6 +6,7 @@ package plugins
 
 import (
 	"github.com/sluicemail/sluice/plugins/eicar"
+	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -13,7 +14,8 @@ import (
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
-		"eicar": func() sdk.Plugin { return eicar.New() },
-		"gtube": func() sdk.Plugin { return gtube.New() },
+		"eicar":    func() sdk.Plugin { return eicar.New() },
+		"greylist": func() sdk.Plugin { return greylist.New() },
+		"gtube":    func() sdk.Plugin { return gtube.New() },
 	}
 }
