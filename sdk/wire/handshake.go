@@ -3,7 +3,7 @@ package wire
 // The handshake of go-plugin, as PROTOCOL.md describes it for other languages.
 const (
 	// ProtocolVersion is the version of plugin.proto: the second field of the
-	// handshake line. A host accepts this one and the one before.
+	// handshake line. A host accepts this one and the one before, see Versions.
 	ProtocolVersion = 1
 
 	// CookieKey and CookieValue are put into a plugin's environment. They keep a
@@ -24,3 +24,14 @@ const (
 	// ShutdownMethod is go-plugin's request to end the process.
 	ShutdownMethod = "/plugin.GRPCController/Shutdown"
 )
+
+// Versions are those that a host offers and accepts, highest first: this one and the one
+// before it, once there is one.
+func Versions() []int { return versions(ProtocolVersion) }
+
+func versions(newest int) []int {
+	if newest == 1 {
+		return []int{1}
+	}
+	return []int{newest, newest - 1}
+}
