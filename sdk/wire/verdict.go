@@ -90,7 +90,10 @@ func FromVerdict(v *Verdict) (sdk.Verdict, error) {
 	if out.Changes, err = fromChanges(v.GetChanges()); err != nil {
 		return out, err
 	}
-	out.Score, out.Detections, out.Tags = v.GetScore(), v.GetDetections(), v.GetTags()
+	out.Score, out.Detections = v.GetScore(), v.GetDetections()
+	if len(v.GetTags()) > 0 {
+		out.Tags = v.GetTags()
+	}
 	out.Reasons, out.Reply, out.Route = fromReasons(v.GetReasons()), fromReply(v.GetReply()), fromRoute(v.GetRoute())
 	if n := len(v.GetRecipients()); n > 0 {
 		out.Recipients = make([]sdk.RecipientVerdict, n)
