@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/sluicemail/sluice/storage/blob"
@@ -40,13 +41,15 @@ type Prepared struct {
 	draft     *blob.Draft
 	id        ContentID
 	ref       blob.Ref
+	bodies    []*blob.Draft // of variants with a body of their own, by its number
 	infos     []ContentInfo
 	record    []byte
 	summaries [][]byte // nil: inside record
 }
 
 // Prepare computes the structure of each variant (none: the octets as they are) and makes the content durable as far as it
-// is a file. It calls no lock and writes nothing to the engine. If no batch comes of it, draft.Withdraw removes the file.
+// is files: the draft, and the bodies of variants, which have to be drafts (blob.NewBody). It calls no lock and writes nothing to
+// the engine. If no batch comes of it, Withdraw of each draft removes the files.
 func (s *Store) Prepare(ctx context.Context, draft *blob.Draft, variants []blob.Variant) (*Prepared, error) {
 	if len(variants) == 0 {
 		variants = []blob.Variant{{}}
@@ -67,7 +70,11 @@ func (s *Store) Prepare(ctx context.Context, draft *blob.Draft, variants []blob.
 	rec = p.ref.AppendBinary(rec)
 	rec = binary.AppendUvarint(rec, uint64(len(variants)))
 	for i := range variants {
-		if rec, err = s.prepareVariant(p, i, &variants[i], rec); err != nil {
+		v := variants[i]
+		if v.Body, err = p.body(ctx, v.Body); err != nil {
+			return nil, fmt.Errorf("prepare content: %w", err)
+		}
+		if rec, err = s.prepareVariant(p, i, &v, rec); err != nil {
 			return nil, fmt.Errorf("prepare content: %w", err)
 		}
 	}
@@ -76,6 +83,27 @@ func (s *Store) Prepare(ctx context.Context, draft *blob.Draft, variants []blob.
 	}
 	p.record = rec
 	return p, nil
+}
+
+// body makes the body of a variant durable, once, and returns it as it is stored.
+func (p *Prepared) body(ctx context.Context, b *blob.Body) (*blob.Body, error) {
+	if b == nil {
+		return nil, nil
+	}
+	draft, ok := b.From.(*blob.Draft)
+	if !ok {
+		return nil, errors.New("the body of a variant is no draft")
+	}
+	number := slices.Index(p.bodies, draft)
+	if number < 0 {
+		number = len(p.bodies)
+		p.bodies = append(p.bodies, draft)
+	}
+	ref, err := draft.Persist(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &blob.Body{Number: uint8(number), Off: b.Off, Ref: ref, From: draft}, nil
 }
 
 // prepareVariant parses one variant and encodes it.
@@ -204,6 +232,11 @@ func (p *Prepared) Put(b *kv.Batch, use string) {
 	if p.ref.Kind == blob.Inline {
 		b.Set(contentKey(contentBody, p.id), p.draft.Bytes())
 	}
+	for i, body := range p.bodies {
+		if octets := body.Bytes(); octets != nil {
+			b.Set(bodyKey(p.id, uint8(i)), octets)
+		}
+	}
 	for i, sum := range p.summaries {
 		if sum != nil {
 			b.Set(append(contentKey(contentSummary, p.id), byte(i)), sum)
@@ -257,6 +290,22 @@ func decodeContent(id ContentID, value []byte, variant int) (*contentRec, error)
 		return nil, d.End("content " + id.String())
 	}
 	return rec, nil
+}
+
+// bodiesOf returns the bodies that variants have of their own, each once.
+func bodiesOf(id ContentID, value []byte) ([]*blob.Body, error) {
+	var list []*blob.Body
+	for i, n := 0, 1; i < n; i++ {
+		rec, err := decodeContent(id, value, i)
+		if err != nil {
+			return nil, err
+		}
+		n = rec.variants
+		if b := rec.variant.Body; b != nil && !slices.ContainsFunc(list, func(have *blob.Body) bool { return have.Number == b.Number }) {
+			list = append(list, b)
+		}
+	}
+	return list, nil
 }
 
 func readContent(ctx context.Context, r kv.Reader, id ContentID, variant int) (*contentRec, error) {

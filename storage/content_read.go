@@ -50,7 +50,8 @@ type Content struct {
 	s     *Store
 	id    ContentID
 	base  *blob.Content
-	all   io.ReaderAt // Front and variant
+	body  *blob.Content // of a variant that has one of its own, else nil
+	all   io.ReaderAt   // Front and variant
 	size  int64
 	front int64
 	rec   *contentRec
@@ -77,24 +78,44 @@ func (s *Store) openContent(ctx context.Context, id ContentID, variant int, fron
 	if err != nil {
 		return nil, err
 	}
-	base, err := s.blobs.Open(rec.ref, func() ([]byte, error) {
-		return s.engine.Get(ctx, contentKey(contentBody, id))
-	})
+	base, err := s.openOctets(ctx, id, rec.ref, contentKey(contentBody, id))
 	if err != nil {
-		if errors.Is(err, kv.ErrNotFound) || errors.Is(err, blob.ErrNotFound) {
-			err = fmt.Errorf("%w: %w", ErrNoContent, err)
-		}
-		return nil, fmt.Errorf("open content %s: %w", id, err)
+		return nil, err
 	}
 	c := &Content{s: s, id: id, base: base, all: base, size: base.Size(), front: int64(len(front)), rec: rec}
+	if b := rec.variant.Body; b != nil {
+		if c.body, err = s.openOctets(ctx, id, b.Ref, bodyKey(id, b.Number)); err != nil {
+			return nil, errors.Join(err, base.Close())
+		}
+		b.From = c.body
+	}
 	if len(front) > 0 || !rec.variant.IsZero() {
 		vr, err := rec.variant.WithFront(front).Reader(base, base.Size())
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open content %s: %w", id, err), base.Close())
+			return nil, errors.Join(fmt.Errorf("open content %s: %w", id, err), c.closeOctets())
 		}
 		c.all, c.size = vr, vr.Size()
 	}
 	return c, nil
+}
+
+// openOctets opens what a content's record refers to; key is where it is if it is inline.
+func (s *Store) openOctets(ctx context.Context, id ContentID, ref blob.Ref, key []byte) (*blob.Content, error) {
+	c, err := s.blobs.Open(ref, func() ([]byte, error) { return s.engine.Get(ctx, key) })
+	if err == nil {
+		return c, nil
+	}
+	if errors.Is(err, kv.ErrNotFound) || errors.Is(err, blob.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrNoContent, err)
+	}
+	return nil, fmt.Errorf("open content %s: %w", id, err)
+}
+
+func (c *Content) closeOctets() error {
+	if c.body == nil {
+		return c.base.Close()
+	}
+	return errors.Join(c.base.Close(), c.body.Close())
 }
 
 // Open opens the content of a message.
@@ -144,7 +165,7 @@ func currentSummary(enc []byte) *mime.Summary {
 func (c *Content) Close() error {
 	var err error
 	c.once.Do(func() {
-		err = c.base.Close()
+		err = c.closeOctets()
 		c.s.content.leave(c.id)
 	})
 	return err

@@ -30,8 +30,12 @@ func TestStoredForms(t *testing.T) {
 		"numbers":  {n.appendTo(nil), "01ac028080808008808080808020", n.decode},
 		"expunged": {appendRanges(nil, []UIDRange{{1, 4}, {300, 1 << 31}}), "01020103a802d4fdffff07", func(v []byte) error { _, err := decodeRanges(v); return err }},
 		"content":  {p.record, "01013a000104010000003a027508d8b5018ea640e1528246de926aed32010100003a0a00017300000000000000053c6140623e010363406400047465787405706c61696e00000034060104626f6479", func(v []byte) error { _, err := decodeContent(p.id, v, 0); return err }},
-		"file":     {blob.Ref{Kind: blob.File, Name: "0123456789abcdef0123456789ab", Size: 1 << 40}.AppendBinary(nil), "038080808080201c30313233343536373839616263646566303132333435363738396162", func(v []byte) error { d := codec.New(v); blob.ReadRef(&d); return d.End("reference") }},
-		"variant":  {blob.Variant{Front: []byte("X: y\r\n"), Edits: []blob.Edit{{Off: 3, Len: 4, With: []byte("z")}, {Off: 300, Len: 1}}}.AppendBinary(nil), "010006583a20790d0a020304017aa5020100", func(v []byte) error { _, err := blob.DecodeVariant(v); return err }},
+		"lesson": {(&Lesson{Kind: LessonHam, Account: ID{1}, Content: ID{2}, Variant: 15}).appendTo(nil), "010201000000000000000000020000000000000000000f", func(v []byte) error {
+			_, err := decodeLesson((&Lesson{Pupil: "p"}).appendKey(nil), v)
+			return err
+		}},
+		"file":    {blob.Ref{Kind: blob.File, Name: "0123456789abcdef0123456789ab", Size: 1 << 40}.AppendBinary(nil), "038080808080201c30313233343536373839616263646566303132333435363738396162", func(v []byte) error { d := codec.New(v); blob.ReadRef(&d); return d.End("reference") }},
+		"variant": {blob.Variant{Front: []byte("X: y\r\n"), Edits: []blob.Edit{{Off: 3, Len: 4, With: []byte("z")}, {Off: 300, Len: 1}}}.AppendBinary(nil), "010006583a20790d0a020304017aa5020100", func(v []byte) error { _, err := blob.DecodeVariant(v); return err }},
 	} {
 		if got := hex.EncodeToString(c.value); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)

@@ -13,6 +13,7 @@ const (
 	ownerRef     = "ref/"     // CONTENT USE
 	ownerGC      = "gc/"      // CONTENT ID(10)
 	ownerSystem  = "system/"
+	ownerLesson  = "lesson/" // PUPIL / LESSON
 
 	keyFormat      = ownerSystem + "format"
 	keyUIDValidity = ownerSystem + "uidvalidity"
@@ -34,6 +35,7 @@ const (
 const (
 	contentRecord  = 'r'
 	contentBody    = 'b'
+	contentParts   = 'p' // NUMBER(1): a body in place of the one that arrived, inline
 	contentSummary = 's' // VARIANT(1): a summary that is too large for the record
 )
 
@@ -78,6 +80,8 @@ func contentKey(kind byte, c ContentID) []byte {
 	b = append(b, kind)
 	return append(b, c[:]...)
 }
+
+func bodyKey(c ContentID, number uint8) []byte { return append(contentKey(contentParts, c), number) }
 
 func appendRefKey(b []byte, c ContentID, use string) []byte {
 	b = append(b, ownerRef...)

@@ -128,7 +128,7 @@ func (s *Store) collect(ctx context.Context, from []byte) (next []byte, err erro
 				continue // somebody is reading it: next time
 			}
 			going = append(going, c.id)
-			ref, err := s.deleteContent(ctx, &b, c.id)
+			refs, err := s.deleteContent(ctx, &b, c.id)
 			if errors.Is(err, codec.ErrDamaged) {
 				// One that cannot be read must not keep all others (DRILLS E2.7). It stays: its file is not known.
 				s.log.Error("store: content that nobody needs cannot be removed", "content", c.id, "err", err)
@@ -137,9 +137,7 @@ func (s *Store) collect(ctx context.Context, from []byte) (next []byte, err erro
 			if err != nil {
 				return nil, err
 			}
-			if ref.Kind == blob.File {
-				files = append(files, ref)
-			}
+			files = append(files, refs...)
 		}
 		for _, key := range c.keys {
 			b.Delete(key)
@@ -205,27 +203,43 @@ func (s *Store) candidates(ctx context.Context, from []byte) (list []candidate, 
 	return list, next, err
 }
 
-// deleteContent adds the removal of a content to b and returns where its octets are.
-func (s *Store) deleteContent(ctx context.Context, b *kv.Batch, id ContentID) (ref blob.Ref, err error) {
+// deleteContent adds the removal of a content to b and returns the files that have its octets.
+func (s *Store) deleteContent(ctx context.Context, b *kv.Batch, id ContentID) (files []blob.Ref, err error) {
 	value, err := s.engine.Get(ctx, contentKey(contentRecord, id))
+	if err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	inline := true
 	if err == nil {
 		d := decode(value)
-		ref = blob.ReadRef(&d)
+		ref := blob.ReadRef(&d)
 		if d.Bad() {
-			return ref, d.End("content " + id.String())
+			return nil, d.End("content " + id.String())
+		}
+		if ref.Kind == blob.File {
+			files, inline = append(files, ref), false
+		}
+		bodies, err := bodiesOf(id, value)
+		if err != nil {
+			return nil, err
+		}
+		for _, body := range bodies {
+			if body.Ref.Kind == blob.File {
+				files = append(files, body.Ref)
+			} else {
+				b.Delete(bodyKey(id, body.Number))
+			}
 		}
 		if largeSummaries(value) {
 			lower := contentKey(contentSummary, id)
 			b.DeleteRange(lower, prefixEnd(lower))
 		}
-	} else if !isNotFound(err) {
-		return ref, err
 	}
 	b.Delete(contentKey(contentRecord, id))
-	if ref.Kind != blob.File {
+	if inline {
 		b.Delete(contentKey(contentBody, id))
 	}
-	return ref, nil
+	return files, nil
 }
 
 // largeSummaries says whether any variant of a record has its structure in a key of its own.

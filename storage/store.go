@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -54,6 +55,7 @@ type Store struct {
 	content contents
 	purges  chan struct{} // holds a token when the purger has work
 	system  chan struct{} // the lock of the owner "system"; holds one token
+	lessons atomic.Pointer[lessons]
 
 	stop context.CancelFunc // of the workers
 	work sync.WaitGroup

@@ -84,9 +84,11 @@ func (tx *Tx) StoreFlags(mailbox MailboxID, uids []UID, mode FlagMode, flags Fla
 			continue
 		}
 		box.count(&it.record, -1)
+		before := it.keywords
 		it.system, it.keywords, it.seq = system, words, tx.touch(box)
 		box.count(&it.record, 1)
 		tx.put(box.ID, it.uid, &it.record)
+		tx.teachKeywords(&box.box, it, before)
 		res.Changed = append(res.Changed, it.uid)
 		res.ModSeq = it.seq
 	}
@@ -184,6 +186,7 @@ func (tx *Tx) transfer(from, to MailboxID, uids []UID, copied bool) (res CopyRes
 		res.Source = append(res.Source, items[i].uid)
 		res.Dest = append(res.Dest, uid)
 	}
+	tx.teachTransfer(src.Use, dst.Use, items)
 	return res, items, nil
 }
 

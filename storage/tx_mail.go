@@ -33,12 +33,16 @@ func (tx *Tx) Deliver(mailbox MailboxID, d Delivery) (UID, error) {
 	return uid, nil
 }
 
-// Append is Deliver for a client: what would exceed the quota fails with ErrOverQuota.
+// Append is Deliver for a client: what would exceed the quota fails with ErrOverQuota, and what goes into Junk teaches.
 func (tx *Tx) Append(mailbox MailboxID, d Delivery) (UID, error) {
 	if err := tx.room(d.Info.Size + int64(len(d.Front))); err != nil {
 		return 0, err
 	}
-	return tx.Deliver(mailbox, d)
+	uid, err := tx.Deliver(mailbox, d)
+	if err == nil && tx.peek(mailbox).Use == UseJunk {
+		tx.teach(LessonSpam, contentOf{d.Info.ID, uint8(d.Info.Variant)})
+	}
+	return uid, err
 }
 
 // room checks the quota for size more octets.

@@ -33,6 +33,7 @@ type Tx struct {
 	subs     []string
 	subsNew  bool
 	purge    bool // a mailbox was deleted
+	taught   bool // a lesson was written
 	threads  []threadOf
 	overlay  map[string][]byte // what batch sets (nil: deletes), as far as ops were looked at
 	overlaid int
@@ -123,6 +124,9 @@ func (tx *Tx) commit(e *entry) (kv.Pos, error) {
 	}
 	if tx.purge {
 		tx.s.kickPurger()
+	}
+	if tx.taught {
+		tx.s.lessons.Load().kick()
 	}
 	return pos, nil
 }

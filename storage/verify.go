@@ -169,18 +169,17 @@ func (v *verifier) contents() error {
 			v.problem("%v", err)
 			return nil
 		}
-		v.Bytes += rec.ref.Size
-		switch rec.ref.Kind {
-		case blob.Inline:
-			body, err := v.r.Get(v.ctx, contentKey(contentBody, c))
-			if err != nil && !isNotFound(err) {
+		if err := v.octets(c, rec.ref, contentKey(contentBody, c)); err != nil {
+			return err
+		}
+		bodies, err := bodiesOf(c, value)
+		if err != nil {
+			v.problem("%v", err)
+		}
+		for _, body := range bodies {
+			if err := v.octets(c, body.Ref, bodyKey(c, body.Number)); err != nil {
 				return err
 			}
-			if err != nil || int64(len(body)) != rec.ref.Size {
-				v.problem("content %s: it has %d octets and should have %d", c, len(body), rec.ref.Size)
-			}
-		case blob.File:
-			v.files[rec.ref.Name] = struct{}{}
 		}
 		used, err := hasKey(v.ctx, v.r, appendRefKey(nil, c, ""))
 		if err != nil || used {
@@ -192,6 +191,24 @@ func (v *verifier) contents() error {
 		}
 		return err
 	})
+}
+
+// octets checks what a content refers to; key is where it is if it is inline.
+func (v *verifier) octets(c ContentID, ref blob.Ref, key []byte) error {
+	v.Bytes += ref.Size
+	switch ref.Kind {
+	case blob.Inline:
+		got, err := v.r.Get(v.ctx, key)
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if err != nil || int64(len(got)) != ref.Size {
+			v.problem("content %s: it has %d octets and should have %d", c, len(got), ref.Size)
+		}
+	case blob.File:
+		v.files[ref.Name] = struct{}{}
+	}
+	return nil
 }
 
 // refs checks that every use is of a content that exists, by something that exists.
@@ -220,6 +237,9 @@ func (v *verifier) refs() error {
 
 // use checks one use of a content.
 func (v *verifier) use(c ContentID, use []byte) error {
+	if bytes.HasPrefix(use, []byte(useLesson)) {
+		return v.lessonUse(c, use)
+	}
 	if use[0] != useMessage {
 		if v.o.Use == nil {
 			return nil

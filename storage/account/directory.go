@@ -133,6 +133,9 @@ func (d *Directory) read(ctx context.Context, name string) (*known, error) {
 	return k, err
 }
 
+// ByID returns an account, or an error that wraps kv.ErrNotFound.
+func (d *Directory) ByID(ctx context.Context, a id.ID) (Account, error) { return d.byID(ctx, a) }
+
 func (d *Directory) byID(ctx context.Context, a id.ID) (Account, error) {
 	value, err := d.o.Engine.Get(ctx, RecordKey(a))
 	if err != nil {

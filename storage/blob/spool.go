@@ -38,6 +38,10 @@ type Spool struct {
 // NewSpool returns an empty spool.
 func (s *Store) NewSpool() *Spool { return &Spool{store: s} }
 
+// NewSpool returns an empty spool of the store that d is in, for octets that stand
+// beside it.
+func (d *Draft) NewSpool() *Spool { return d.store.NewSpool() }
+
 // Expect says how long the content will probably be (SMTP's SIZE), so that the
 // buffer is made once. It is a hint from an untrusted peer: what is over the inline
 // limit counts for nothing.

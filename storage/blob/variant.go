@@ -2,6 +2,7 @@ package blob
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,11 +12,12 @@ import (
 )
 
 // Variant says how octets differ from those that arrived, which never change
-// (RULES A4): fields in front, and parts of the header replaced. The zero Variant
-// is what arrived.
+// (RULES A4): fields in front, parts of the header replaced, and another body. The
+// zero Variant is what arrived.
 type Variant struct {
 	Front []byte
-	Edits []Edit // ascending, not overlapping
+	Edits []Edit // ascending, not overlapping, before the body if that is another one
+	Body  *Body  // nil: the base's
 }
 
 // Edit replaces Len octets at Off of the base with With; an empty With deletes.
@@ -24,11 +26,27 @@ type Edit struct {
 	With     []byte
 }
 
-// The stored form of a Variant begins with a version. Flags leave room for a
-// replaced body, which will bring a reference to its content.
+// Body is octets that stand in place of all those of the base from Off on.
+type Body struct {
+	Number uint8 // which of the content's bodies; variants with the same one share it
+	Off    int64
+	Ref    Ref // where it is; before it is durable its Size alone counts
+
+	// From is the octets that Ref names, while somebody reads them; it is not stored.
+	// Of a variant that is not stored yet it is a *Draft.
+	From io.ReaderAt
+}
+
+// NewBody returns a body that is complete and belongs to nobody yet. The draft goes on
+// belonging to the caller.
+func NewBody(off int64, d *Draft) *Body {
+	return &Body{Off: off, Ref: Ref{Size: d.Size()}, From: d}
+}
+
+// The stored form of a Variant begins with a version and flags.
 const (
 	variantVersion = 1
-	variantFlags   = 0
+	variantBody    = 1 // flag: a body follows the edits
 )
 
 // The bounds of a Variant; a message's header is smaller.
@@ -38,13 +56,18 @@ const (
 )
 
 // IsZero says that v is the base as it is.
-func (v Variant) IsZero() bool { return len(v.Front) == 0 && len(v.Edits) == 0 }
+func (v Variant) IsZero() bool { return len(v.Front) == 0 && len(v.Edits) == 0 && v.Body == nil }
 
 // AppendBinary appends the stored form of v: version, flags, Front with its
 // length, the number of edits, and of each the distance from the end of the one
-// before, Len, and With with its length; numbers as varints.
+// before, Len, and With with its length; then, with its flag, the body: number, Off
+// and Ref. Numbers are varints, but for the body's, which is an octet.
 func (v Variant) AppendBinary(b []byte) []byte {
-	b = append(b, variantVersion, variantFlags)
+	flags := byte(0)
+	if v.Body != nil {
+		flags = variantBody
+	}
+	b = append(b, variantVersion, flags)
 	b = codec.AppendBytes(b, v.Front)
 	b = binary.AppendUvarint(b, uint64(len(v.Edits)))
 	end := int64(0)
@@ -54,13 +77,18 @@ func (v Variant) AppendBinary(b []byte) []byte {
 		b = codec.AppendBytes(b, e.With)
 		end = e.Off + e.Len
 	}
+	if v.Body != nil {
+		b = binary.AppendUvarint(append(b, v.Body.Number), uint64(v.Body.Off))
+		b = v.Body.Ref.AppendBinary(b)
+	}
 	return b
 }
 
 // DecodeVariant reads what AppendBinary wrote. The Variant shares memory with b.
 func DecodeVariant(b []byte) (Variant, error) {
 	d := codec.New(b)
-	if version, flags := d.Octet(), d.Octet(); version != variantVersion || flags != variantFlags {
+	version, flags := d.Octet(), d.Octet()
+	if version != variantVersion || flags&^variantBody != 0 {
 		return Variant{}, fmt.Errorf("decode variant: this release does not know version %d with flags %#x: %w", version, flags, codec.ErrDamaged)
 	}
 	v := Variant{Front: readPatch(&d)}
@@ -79,6 +107,12 @@ func DecodeVariant(b []byte) (Variant, error) {
 			d.Fail()
 		}
 		v.Edits = append(v.Edits, e)
+	}
+	if flags&variantBody != 0 {
+		v.Body = &Body{Number: d.Octet(), Off: int64(d.UpTo(1 << 48)), Ref: ReadRef(&d)}
+		if end > v.Body.Off {
+			d.Fail()
+		}
 	}
 	if len(d.Rest()) > 0 {
 		d.Fail()
@@ -113,6 +147,9 @@ func (v Variant) WithFront(front []byte) Variant {
 // Size returns the number of octets of v over a base of that many.
 func (v Variant) Size(base int64) int64 {
 	size := base + int64(len(v.Front))
+	if v.Body != nil {
+		size += v.Body.Off - base + v.Body.Ref.Size
+	}
 	for _, e := range v.Edits {
 		size += int64(len(e.With)) - e.Len
 	}
@@ -122,6 +159,12 @@ func (v Variant) Size(base int64) int64 {
 // Validate says whether v can stand on a base of size octets.
 func (v Variant) Validate(size int64) error {
 	end := int64(0)
+	if b := v.Body; b != nil {
+		if b.Off < 0 || b.Off > size || b.Ref.Size < 0 {
+			return fmt.Errorf("variant: a body of %d octets at %d does not fit a base of %d", b.Ref.Size, b.Off, size)
+		}
+		size = b.Off
+	}
 	for i, e := range v.Edits {
 		if e.Off < end || e.Len < 0 || e.Off > size || e.Len > size-e.Off {
 			return fmt.Errorf("variant: edit %d of %d octets at %d does not fit a base of %d", i, e.Len, e.Off, size)
@@ -138,36 +181,48 @@ func (v Variant) Reader(base io.ReaderAt, size int64) (*VariantReader, error) {
 		return nil, err
 	}
 	r := &VariantReader{base: base}
+	if v.Body != nil {
+		if r.body = v.Body.From; r.body == nil {
+			return nil, errors.New("variant: its body is not open")
+		}
+		size = v.Body.Off
+	}
 	r.pieces = r.few[:0]
-	r.add(v.Front, 0, int64(len(v.Front)))
+	r.add(piece{mem: v.Front}, int64(len(v.Front)))
 	pos := int64(0)
 	for _, e := range v.Edits {
-		r.add(nil, pos, e.Off-pos)
-		r.add(e.With, 0, int64(len(e.With)))
+		r.add(piece{off: pos}, e.Off-pos)
+		r.add(piece{mem: e.With}, int64(len(e.With)))
 		pos = e.Off + e.Len
 	}
-	r.add(nil, pos, size-pos)
+	r.add(piece{off: pos}, size-pos)
+	if v.Body != nil {
+		r.add(piece{body: true}, v.Body.Ref.Size)
+	}
 	return r, nil
 }
 
 // VariantReader is the octets of a Variant.
 type VariantReader struct {
 	base   io.ReaderAt
+	body   io.ReaderAt // nil: the base's
 	pieces []piece
 	few    [4]piece // pieces, as long as they are few
 	size   int64
 }
 
-// piece is a run of octets, in memory or in the base.
+// piece is a run of octets, in memory, in the base or in another body.
 type piece struct {
-	at  int64  // where it begins in the whole
-	mem []byte // nil: in the base
-	off int64  // there
+	at   int64  // where it begins in the whole
+	mem  []byte // nil: in the base
+	off  int64  // there
+	body bool   // not in the base, but in the body
 }
 
-func (r *VariantReader) add(mem []byte, off, n int64) {
+func (r *VariantReader) add(p piece, n int64) {
 	if n > 0 {
-		r.pieces = append(r.pieces, piece{r.size, mem, off})
+		p.at = r.size
+		r.pieces = append(r.pieces, p)
 		r.size += n
 	}
 }
@@ -213,11 +268,15 @@ func (r *VariantReader) readPiece(pc piece, skip int64, p []byte) (int, error) {
 	if pc.mem != nil {
 		return copy(p, pc.mem[skip:]), nil
 	}
-	n, err := r.base.ReadAt(p, pc.off+skip)
+	from := r.base
+	if pc.body {
+		from = r.body
+	}
+	n, err := from.ReadAt(p, pc.off+skip)
 	if n == len(p) {
 		return n, nil
 	}
-	if err == nil || err == io.EOF { // the base is shorter than was said
+	if err == nil || err == io.EOF { // it is shorter than was said
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

@@ -13,9 +13,16 @@ import (
 )
 
 // plain makes the octets of v the slow way.
-func plain(v Variant, base []byte) []byte {
+func plain(v Variant, base []byte) (all []byte) {
 	out := bytes.Clone(v.Front)
 	pos := int64(0)
+	if v.Body != nil {
+		base = base[:v.Body.Off]
+		defer func() {
+			body, _ := io.ReadAll(io.NewSectionReader(v.Body.From, 0, v.Body.Ref.Size))
+			all = append(all, body...)
+		}()
+	}
 	for _, e := range v.Edits {
 		out = append(append(out, base[pos:e.Off]...), e.With...)
 		pos = e.Off + e.Len
@@ -134,6 +141,8 @@ func FuzzDecodeVariant(f *testing.F) {
 		{},
 		{Front: []byte("X: y\r\n")},
 		{Edits: []Edit{{3, 4, []byte("z")}, {9, 0, nil}}},
+		{Edits: []Edit{{3, 4, []byte("z")}}, Body: &Body{2, 50, Ref{Kind: Inline, Size: 9}, nil}},
+		{Body: &Body{15, 1 << 40, Ref{File, strings.Repeat("0a", nameLen/2), 1 << 40}, nil}},
 	} {
 		f.Add(v.AppendBinary(nil))
 	}
@@ -147,6 +156,9 @@ func FuzzDecodeVariant(f *testing.F) {
 		again, err := DecodeVariant(v.AppendBinary(nil))
 		if err != nil || !reflect.DeepEqual(again, v) {
 			t.Fatalf("%+v became %+v, %v", v, again, err)
+		}
+		if v.Body != nil && v.Body.Ref.Size < 1<<16 {
+			v.Body.From = bytes.NewReader(make([]byte, v.Body.Ref.Size))
 		}
 		r, err := v.Reader(bytes.NewReader(make([]byte, 100)), 100)
 		if err != nil {
@@ -174,4 +186,58 @@ func FuzzReadRef(f *testing.F) {
 			t.Fatalf("%+v became %+v", r, got)
 		}
 	})
+}
+
+func TestVariantBody(t *testing.T) {
+	const base = "From: a\r\nSubject: old\r\n\r\nbody\r\n"
+	body := func(off int64, s string) *Body {
+		return &Body{Number: 3, Off: off, Ref: Ref{Kind: Inline, Size: int64(len(s))}, From: strings.NewReader(s)}
+	}
+	for _, c := range []struct {
+		name, want string
+		v          Variant
+	}{
+		{"body", "From: a\r\nSubject: old\r\n\r\nnew\r\n", Variant{Body: body(25, "new\r\n")}},
+		{"empty", "From: a\r\nSubject: old\r\n\r\n", Variant{Body: body(25, "")}},
+		{"all of it", "X: 1\r\n\r\nnew", Variant{Front: []byte("X: 1\r\n"), Edits: []Edit{{0, 23, nil}}, Body: body(25, "new")}},
+		{"an edit that ends where it begins", "From: a\r\nnew", Variant{Edits: []Edit{{9, 16, nil}}, Body: body(25, "new")}},
+		{"behind the base", base + "more", Variant{Body: body(int64(len(base)), "more")}},
+	} {
+		r, err := c.v.Reader(strings.NewReader(base), int64(len(base)))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if err := iotest.TestReader(r.Section(0, r.Size()), []byte(c.want)); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.v.Size(int64(len(base))) != int64(len(c.want)) || c.v.IsZero() {
+			t.Errorf("%s: Size %d, IsZero %v", c.name, c.v.Size(int64(len(base))), c.v.IsZero())
+		}
+		back, err := DecodeVariant(c.v.AppendBinary(nil))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if _, err := back.Reader(strings.NewReader(base), int64(len(base))); err == nil {
+			t.Errorf("%s: a body that is not open is read", c.name)
+		}
+		back.Body.From = c.v.Body.From
+		if !reflect.DeepEqual(back, c.v) {
+			t.Errorf("%s: DecodeVariant = %+v, want %+v", c.name, back, c.v)
+		}
+	}
+	for _, v := range []Variant{
+		{Body: body(-1, "x")},
+		{Body: body(int64(len(base))+1, "x")},
+		{Edits: []Edit{{20, 6, nil}}, Body: body(25, "x")},
+		{Body: &Body{Off: 25, Ref: Ref{Size: -1}, From: strings.NewReader("")}},
+	} {
+		if _, err := v.Reader(strings.NewReader(base), int64(len(base))); err == nil {
+			t.Errorf("%+v works", v)
+		}
+	}
+	if _, err := DecodeVariant([]byte{1, 2, 0, 0}); err == nil {
+		t.Error("an unknown flag is read as nothing")
+	}
 }

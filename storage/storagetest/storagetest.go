@@ -258,6 +258,7 @@ func Run(t *testing.T, place func(t *testing.T) Place) {
 		{"Sequence", testSequence},
 		{"Watch", testWatch},
 		{"Variants", testVariants},
+		{"Bodies", testBodies},
 		{"Collect", testCollect},
 		{"Purge", testPurge},
 		{"Validity", testValidity},
