@@ -8,14 +8,16 @@ import (
 	"github.com/sluicemail/sluice/plugins/eicar"
 	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
+	"github.com/sluicemail/sluice/plugins/ratelimit"
 	"github.com/sluicemail/sluice/sdk"
 )
 
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
-		"eicar":    func() sdk.Plugin { return eicar.New() },
-		"greylist": func() sdk.Plugin { return greylist.New() },
-		"gtube":    func() sdk.Plugin { return gtube.New() },
+		"eicar":     func() sdk.Plugin { return eicar.New() },
+		"greylist":  func() sdk.Plugin { return greylist.New() },
+		"gtube":     func() sdk.Plugin { return gtube.New() },
+		"ratelimit": func() sdk.Plugin { return ratelimit.New() },
 	}
 }
