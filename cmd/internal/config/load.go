@@ -22,26 +22,34 @@ type Options struct {
 
 // Load reads a file. The error is Problems where the file was read and is wrong.
 func Load(name string, o Options) (*Config, error) {
+	text, err := read(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, text, o)
+}
+
+// read returns the text of a file of bounded size.
+func read(name string) (string, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("no configuration at %s; name one with --config FILE, or start from examples/minimal/sluice.toml", name)
+		return "", fmt.Errorf("no configuration at %s; name one with --config FILE, or start from examples/minimal/sluice.toml", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
+		return "", fmt.Errorf("read the configuration: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration %s: %w", name, err)
+		return "", fmt.Errorf("read the configuration %s: %w", name, err)
 	}
 	if len(text) > maxFile {
-		return nil, Problems{{File: name, Text: "is larger than 1 MiB"}}
+		return "", Problems{{File: name, Text: "is larger than 1 MiB"}}
 	}
-	return Parse(name, string(text), o)
+	return string(text), nil
 }
 
-// Parse is Load for text that is at hand; name is what problems and relative paths refer to.
-func Parse(name, text string, o Options) (*Config, error) {
+func (o Options) withDefaults() Options {
 	if o.Env == nil {
 		o.Env = os.LookupEnv
 	}
@@ -51,6 +59,12 @@ func Parse(name, text string, o Options) (*Config, error) {
 	if o.Builtins == nil {
 		o.Builtins = Builtins()
 	}
+	return o
+}
+
+// Parse is Load for text that is at hand; name is what problems and relative paths refer to.
+func Parse(name, text string, o Options) (*Config, error) {
+	o = o.withDefaults()
 	s := parse(name, text, o.Env)
 	if s.failed() {
 		return nil, s.problems
