@@ -52,7 +52,7 @@ type Manifest struct {
 // waits for the answer any more. Ask may return before it has read all of
 // m.Content, and must not keep m.
 //
-// A Plugin that is an io.Closer too is closed before the process ends in order:
+// A Plugin that is an io.Closer too and was configured is closed before the process ends in order:
 // no Ask runs any more, and it has two seconds.
 type Plugin interface {
 	Describe() Manifest

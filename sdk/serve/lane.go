@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +27,7 @@ const maxErrorText = 1000
 type lane struct {
 	stream wire.Plugin_LaneServer
 	plugin sdk.Plugin
+	parsed bool // the manifest asks for the shared parse
 	work   chan *question
 	idle   chan struct{} // closed when the worker is gone
 
@@ -44,11 +44,12 @@ type question struct {
 	cancel   context.CancelFunc
 	message  sdk.Message
 	body     *body
+	err      error         // why the plugin can't be asked
 	answered chan struct{} // closed before the answer is sent
 }
 
-func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin) *lane {
-	l := &lane{stream: stream, plugin: p, work: make(chan *question, 1), idle: make(chan struct{}), ended: true}
+func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin, parsed bool) *lane {
+	l := &lane{stream: stream, plugin: p, parsed: parsed, work: make(chan *question, 1), idle: make(chan struct{}), ended: true}
 	go l.worker()
 	return l
 }
@@ -91,6 +92,10 @@ func (l *lane) run() error {
 			if l.current != nil && x.Chunk.GetId() == l.current.id && !l.ended {
 				l.current.body.feed(x.Chunk.GetData())
 			}
+		case *wire.HostFrame_Parsed:
+			if l.current != nil && x.Parsed.GetId() == l.current.id && !l.ended {
+				l.current.body.parse(x.Parsed)
+			}
 		case *wire.HostFrame_End:
 			if l.current != nil && x.End.GetId() == l.current.id {
 				l.ended = true
@@ -117,13 +122,16 @@ func (l *lane) begin(a *wire.Ask) error {
 			return status.Error(codes.InvalidArgument, "Ask before the End of the one before")
 		}
 	}
-	q := &question{id: a.GetId(), body: newBody(), answered: make(chan struct{})}
+	q := &question{id: a.GetId(), body: newBody(l.parsed), answered: make(chan struct{})}
 	if n := a.GetDeadlineUnixNano(); n != 0 {
 		q.ctx, q.cancel = context.WithDeadline(l.stream.Context(), time.Unix(0, n))
 	} else {
 		q.ctx, q.cancel = context.WithCancel(l.stream.Context())
 	}
-	q.message = sdk.Message{Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body}
+	q.message = sdk.Message{
+		Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body, Parsed: q.body.parsed,
+	}
+	q.err = q.kind(a)
 	l.current, l.ended = q, false
 	l.active.Store(q)
 	if l.stream.Context().Err() != nil { // abort may have come before q
@@ -133,13 +141,37 @@ func (l *lane) begin(a *wire.Ask) error {
 	return nil
 }
 
+// kind fills in what sort of question it is.
+func (q *question) kind(a *wire.Ask) error {
+	phase, ok := wire.FromPhase(a.GetPhase())
+	if !ok {
+		return fmt.Errorf("the host asks in phase %d, which this plugin's kit does not know", a.GetPhase())
+	}
+	q.message.Phase = phase
+	if phase != sdk.PhaseEvent {
+		return nil
+	}
+	event, err := wire.FromEvent(a.GetEvent())
+	if err == nil && event == nil {
+		err = errors.New("the host told an event without saying which")
+	}
+	q.message.Event = event
+	return err
+}
+
 func (l *lane) worker() {
 	defer close(l.idle)
 	for q := range l.work {
 		answer := &wire.Answer{Id: q.id}
-		verdict, err := l.ask(q)
+		verdict, err := sdk.Verdict{}, q.err
+		if err == nil {
+			verdict, err = l.ask(q)
+		}
+		q.body.discard() // before a new body is sent: the host may be sending yet
+		if bodyErr := l.sendBody(q, &verdict, err == nil); err == nil {
+			err = bodyErr
+		}
 		q.cancel()
-		q.body.discard()
 		if err != nil {
 			answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
 		} else {
@@ -166,86 +198,8 @@ func oneLine(s string) string {
 	if len(s) > maxErrorText {
 		s = s[:maxErrorText]
 	}
-	return strings.ToValidUTF8(strings.NewReplacer("\r", " ", "\n", " ").Replace(s), "\uFFFD")
+	return text(strings.NewReplacer("\r", " ", "\n", " ").Replace(s))
 }
 
-// maxQueued is how many chunks may wait for the plugin to read them.
-const maxQueued = 4
-
-// body is the content of a question: fed by the handler, read by the plugin.
-type body struct {
-	mu    sync.Mutex
-	moved sync.Cond
-	queue [][]byte
-	done  bool  // End came
-	gone  bool  // Ask returned: throw the rest away
-	err   error // cancelled
-}
-
-func newBody() *body {
-	b := &body{}
-	b.moved.L = &b.mu
-	return b
-}
-
-// feed waits while the plugin is behind.
-func (b *body) feed(data []byte) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for len(b.queue) >= maxQueued && !b.gone && b.err == nil {
-		b.moved.Wait()
-	}
-	if b.gone || b.err != nil || len(data) == 0 {
-		return
-	}
-	b.queue = append(b.queue, data)
-	b.moved.Broadcast()
-}
-
-func (b *body) end() {
-	b.mu.Lock()
-	b.done = true
-	b.moved.Broadcast()
-	b.mu.Unlock()
-}
-
-func (b *body) fail(err error) {
-	b.mu.Lock()
-	if b.err == nil {
-		b.err = err
-	}
-	b.moved.Broadcast()
-	b.mu.Unlock()
-}
-
-func (b *body) discard() {
-	b.mu.Lock()
-	b.gone, b.queue = true, nil
-	b.moved.Broadcast()
-	b.mu.Unlock()
-}
-
-// Read implements io.Reader. It fails once the question is cancelled, so that no
-// verdict is formed about half a message.
-func (b *body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for {
-		switch {
-		case b.err != nil:
-			return 0, b.err
-		case b.gone:
-			return 0, errors.New("read of a message after Ask returned")
-		case len(b.queue) > 0:
-			n := copy(p, b.queue[0])
-			if b.queue[0] = b.queue[0][n:]; len(b.queue[0]) == 0 {
-				b.queue = b.queue[1:]
-				b.moved.Broadcast()
-			}
-			return n, nil
-		case b.done:
-			return 0, io.EOF
-		}
-		b.moved.Wait()
-	}
-}
+// text makes UTF-8 of what a plugin says.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

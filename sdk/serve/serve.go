@@ -16,6 +16,10 @@
 //     that is broken for good by the panic (a lock never released) loses its lanes
 //     to time-outs and is replaced by the host. A panic in a goroutine that the
 //     plugin started ends the process, as always in Go;
+//   - the new body of a verdict is read after Ask returned, and sent in pieces: it is
+//     never held as a whole;
+//   - a plugin that is an io.Closer and was configured is closed before the process
+//     ends, if the host asks for the end or is gone; see sdk.Plugin;
 //   - what the plugin prints, on standard output too, arrives in the server's log:
 //     both go to file descriptor 2 as they are;
 //   - the process ends when the host does, however the host ended.
@@ -30,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 
 	hclog "github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
@@ -56,26 +61,43 @@ func Main(p sdk.Plugin) {
 		// it grow to 16 MiB first and spares a tenth of the processor time.
 		debug.SetGCPercent(400)
 	}
+	server := newServer(p, keepOutput())
+	var process atomic.Pointer[grpc.Server]
 	if os.Getenv(wire.WatchStdin) == "1" {
-		go exitWithHost(os.Stdin)
+		go exitWithHost(os.Stdin, &process, server)
 	}
 	goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig: goplugin.HandshakeConfig{
 			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
 		},
 		VersionedPlugins: map[int]goplugin.PluginSet{
-			wire.ProtocolVersion: {wire.ServiceName: &service{server: newServer(p, keepOutput())}},
+			wire.ProtocolVersion: {wire.ServiceName: &service{server: server}},
 		},
-		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server { return grpc.NewServer(append(opts, options()...)...) },
-		Logger:     hclog.NewNullLogger(),
+		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
+			process.Store(grpc.NewServer(append(opts, options()...)...))
+			return process.Load()
+		},
+		Logger: hclog.NewNullLogger(),
 	})
+	report(server.end()) // Shutdown was called
 }
 
 // exitWithHost ends the process when its standard input does: the host holds the
 // other end and never writes.
-func exitWithHost(stdin io.Reader) {
+func exitWithHost(stdin io.Reader, process *atomic.Pointer[grpc.Server], s *server) {
 	_, _ = io.Copy(io.Discard, stdin)
+	if running := process.Load(); running != nil {
+		running.Stop()
+	}
+	report(s.end())
 	os.Exit(0)
+}
+
+// report prints what went wrong at the end.
+func report(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // keepOutput returns a function that undoes what go-plugin does to os.Stdout and
@@ -90,19 +112,21 @@ func keepOutput() func() {
 }
 
 // Serve serves a plugin on a listener until ctx ends, without the handshake: for
-// tests and for hosts that are in the same process. It closes the listener.
+// tests and for hosts that are in the same process. It closes the listener, and the
+// plugin as Main does; an error of its Close is returned.
 func Serve(ctx context.Context, l net.Listener, p sdk.Plugin) error {
 	s := grpc.NewServer(options()...)
 	h := health.NewServer()
 	h.SetServingStatus(wire.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, h)
-	wire.RegisterPluginServer(s, newServer(p, func() {}))
+	server := newServer(p, func() {})
+	wire.RegisterPluginServer(s, server)
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve %s: %w", filepath.Base(l.Addr().String()), err)
+		return errors.Join(fmt.Errorf("serve %s: %w", filepath.Base(l.Addr().String()), err), server.end())
 	}
-	return nil
+	return server.end()
 }
 
 // Flow-control windows. A lane may run this far ahead of its plugin; a fixed

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/wire"
@@ -33,16 +35,35 @@ func TestMain(m *testing.M) {
 
 // plugin does what the sender's address says.
 type plugin struct {
-	running atomic.Int32
-	ended   chan error // what ctx said in the end
-	release chan struct{}
+	manifest sdk.Manifest // what it adds to the usual one
+	special  func(ctx context.Context, m *sdk.Message) (sdk.Verdict, error)
+	settings sdk.Settings
+	closed   atomic.Int32
+	running  atomic.Int32
+	ended    chan error // what ctx said in the end
+	release  chan struct{}
 }
 
 func (p *plugin) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "test", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll}
+	return sdk.Manifest{
+		Name: "test", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
+		Parsed: p.manifest.Parsed, Events: p.manifest.Events,
+	}
+}
+
+func (p *plugin) Close() error {
+	if p.running.Load() > 0 {
+		return errors.New("closed while Ask runs")
+	}
+	p.closed.Add(1)
+	if name := os.Getenv("SLUICE_TEST_CLOSED"); name != "" {
+		return os.WriteFile(name, []byte("closed\n"), 0o600)
+	}
+	return nil
 }
 
 func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
+	p.settings = s
 	switch s.Config["mode"] {
 	case "settings":
 		return errors.Join(&sdk.SettingError{Key: "a.b", Problem: "no"}, errors.Join(&sdk.SettingError{Key: "c", Problem: "nor that"}))
@@ -56,6 +77,8 @@ func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	p.running.Add(1)
 	defer p.running.Add(-1)
 	switch m.Sender {
+	case "special":
+		return p.special(ctx, m)
 	case "panic":
 		panic("now")
 	case "early":
@@ -63,6 +86,10 @@ func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	case "wait":
 		<-ctx.Done()
 		p.ended <- ctx.Err()
+		return sdk.Verdict{}, ctx.Err()
+	case "slow":
+		<-ctx.Done()
+		time.Sleep(50 * time.Millisecond)
 		return sdk.Verdict{}, ctx.Err()
 	case "deaf":
 		<-p.release
@@ -252,7 +279,7 @@ func TestDeadline(t *testing.T) {
 	p := &plugin{}
 	l := start(t, p, 1).lane()
 	l.frame(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: &wire.Ask{
-		Id: 1, Envelope: &wire.Envelope{Sender: "wait"}, DeadlineUnixNano: time.Now().Add(50 * time.Millisecond).UnixNano(),
+		Id: 1, Phase: 4, Envelope: &wire.Envelope{Sender: "wait"}, DeadlineUnixNano: time.Now().Add(50 * time.Millisecond).UnixNano(),
 	}}})
 	l.end(1)
 	l.answer(1)
@@ -353,6 +380,60 @@ func TestMainByHand(t *testing.T) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "[plugin.test]") {
 		t.Errorf("%v %s", err, out)
+	}
+}
+
+// TestEnd: the plugin is closed when its host is gone, and when the host asks for the end. (The test
+// process is the plugin.)
+func TestEnd(t *testing.T) {
+	for _, way := range []string{"host gone", "shutdown", "not configured"} {
+		dir := t.TempDir()
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = []string{
+			"SLUICE_TEST_PLUGIN=1", wire.CookieKey + "=" + wire.CookieValue, wire.WatchStdin + "=1", "PLUGIN_PROTOCOL_VERSIONS=1",
+			"PLUGIN_UNIX_SOCKET_DIR=" + dir, "SLUICE_TEST_CLOSED=" + filepath.Join(dir, "closed"),
+		}
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(stdout).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := grpc.NewClient("unix:"+strings.Split(line, "|")[3], grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{t, wire.NewPluginClient(conn), conn}
+		if way != "not configured" {
+			if _, err := c.Configure(t.Context(), &wire.ConfigureRequest{Lanes: 1}); err != nil {
+				t.Fatal(err)
+			}
+			l := c.lane()
+			l.ask(1, "slow") // it ends with its context
+		}
+		time.Sleep(50 * time.Millisecond)
+		if way == "shutdown" {
+			// The answer is lost when the server stops, which is part of go-plugin.
+			_ = conn.Invoke(t.Context(), wire.ShutdownMethod, &emptypb.Empty{}, &emptypb.Empty{})
+		} else {
+			_ = stdin.Close()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", way, err)
+		}
+		_ = conn.Close()
+		if _, err := os.Stat(filepath.Join(dir, "closed")); (err == nil) != (way != "not configured") {
+			t.Errorf("%s: %v", way, err)
+		}
 	}
 }
 

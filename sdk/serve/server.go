@@ -3,8 +3,10 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -12,6 +14,10 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/wire"
 )
+
+// closeTime is how long the last questions and the plugin's Close have together: after
+// that the host kills.
+const closeTime = 2 * time.Second
 
 // server answers the host. Describe and Configure come once; Lane runs once for
 // each lane.
@@ -21,14 +27,22 @@ type server struct {
 	keepOutput func()
 	once       sync.Once
 
-	mu    sync.Mutex
-	ready bool         // configured
-	lanes int32        // how many the host may open
-	open  atomic.Int32 // handlers that have not returned
+	ending   sync.Once
+	endError error
+
+	mu         sync.Mutex
+	configured bool          // Configure was called
+	ready      bool          // and found no fault
+	lanes      int           // how many the host may open
+	parsed     bool          // the manifest asks for the shared parse
+	open       int           // lanes whose handler has not returned
+	running    int           // those, and Configure
+	closing    bool          // no more of them
+	idle       chan struct{} // closed when running is 0 and will stay so
 }
 
 func newServer(p sdk.Plugin, keepOutput func()) *server {
-	return &server{plugin: p, keepOutput: keepOutput}
+	return &server{plugin: p, keepOutput: keepOutput, idle: make(chan struct{})}
 }
 
 // Describe implements wire.PluginServer.
@@ -44,22 +58,54 @@ func (s *server) Describe(context.Context, *wire.DescribeRequest) (*wire.Describ
 // Configure implements wire.PluginServer. Complaints travel in the response: an
 // RPC error is for what the administrator can't mend in the file.
 func (s *server) Configure(ctx context.Context, r *wire.ConfigureRequest) (*wire.ConfigureResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ready {
-		return nil, status.Error(codes.FailedPrecondition, "configured already")
+	if err := s.beginConfigure(); err != nil {
+		return nil, err
 	}
+	ready := false
+	defer func() { s.leave(func() { s.configured, s.ready = ready, ready }) }()
 	config, err := wire.FromTable(r.GetConfig())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "configure: "+err.Error())
 	}
-	err = s.plugin.Configure(ctx, sdk.Settings{Config: config, StateDir: r.GetStateDir()})
+	lanes := max(1, min(r.GetLanes(), 1<<16))
+	manifest := s.plugin.Describe()
+	err = s.plugin.Configure(ctx, sdk.Settings{Config: config, StateDir: r.GetStateDir(), Dir: r.GetDir(), Lanes: int(lanes)})
 	if err != nil {
 		return &wire.ConfigureResponse{Errors: complaints(err)}, nil
 	}
-	s.lanes = int32(max(1, min(r.GetLanes(), 1<<16)))
-	s.ready = true
+	s.mu.Lock()
+	s.lanes, s.parsed = int(lanes), manifest.Parsed
+	if len(manifest.Events) > 0 {
+		s.lanes++ // the event lane
+	}
+	s.mu.Unlock()
+	ready = true
 	return &wire.ConfigureResponse{}, nil
+}
+
+func (s *server) beginConfigure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.configured {
+		return status.Error(codes.FailedPrecondition, "configured already")
+	}
+	if s.closing {
+		return status.Error(codes.Unavailable, "the plugin is ending")
+	}
+	s.configured = true
+	s.running++
+	return nil
+}
+
+// leave ends what counts as running, and changes the state with it.
+func (s *server) leave(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	s.running--
+	if s.closing && s.running == 0 {
+		close(s.idle)
+	}
 }
 
 // complaints lists every SettingError of a (joined) error; what is none is a
@@ -74,9 +120,9 @@ func complaints(err error) []*wire.SettingError {
 	}
 	var setting *sdk.SettingError
 	if errors.As(err, &setting) {
-		return []*wire.SettingError{{Key: setting.Key, Problem: setting.Problem}}
+		return []*wire.SettingError{{Key: text(setting.Key), Problem: text(setting.Problem)}}
 	}
-	return []*wire.SettingError{{Problem: err.Error()}}
+	return []*wire.SettingError{{Problem: text(err.Error())}}
 }
 
 // Lane implements wire.PluginServer. A handler counts until the last Ask that it
@@ -84,20 +130,77 @@ func complaints(err error) []*wire.SettingError {
 // that asks for a new lane in its place is refused until then. So the host learns
 // which of its slots are really free.
 func (s *server) Lane(stream wire.Plugin_LaneServer) error {
-	s.mu.Lock()
-	ready, lanes := s.ready, s.lanes
-	s.mu.Unlock()
-	if !ready {
-		return status.Error(codes.FailedPrecondition, "lane before configure")
+	if err := s.enter(); err != nil {
+		return err
 	}
-	defer s.open.Add(-1)
-	if s.open.Add(1) > lanes {
-		return status.Error(codes.ResourceExhausted, "all lanes are taken")
-	}
+	defer s.leave(func() { s.open-- })
 	if err := stream.SendHeader(nil); err != nil { // tells the host that a handler runs
 		return err
 	}
-	l := newLane(stream, s.plugin)
+	l := newLane(stream, s.plugin, s.parsed)
 	defer l.close()
 	return l.run()
+}
+
+func (s *server) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return status.Error(codes.Unavailable, "the plugin is ending")
+	case !s.ready:
+		return status.Error(codes.FailedPrecondition, "lane before configure")
+	case s.open >= s.lanes:
+		return status.Error(codes.ResourceExhausted, "all lanes are taken")
+	}
+	s.open++
+	s.running++
+	return nil
+}
+
+// end waits for the last questions, whose contexts the caller has ended, and closes the
+// plugin if it is configured and an io.Closer. Each caller gets the same answer.
+func (s *server) end() error {
+	s.ending.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		defer cancel()
+		s.endError = s.close(ctx)
+	})
+	return s.endError
+}
+
+func (s *server) close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	if s.running == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+		return errors.New("close the plugin: it is still being asked; it was not closed")
+	}
+	closer, ok := s.plugin.(io.Closer)
+	if !s.ready || !ok {
+		return nil
+	}
+	closed := make(chan error, 1)
+	go func() {
+		defer func() {
+			if cause := recover(); cause != nil {
+				closed <- fmt.Errorf("panic: %v", cause)
+			}
+		}()
+		closed <- closer.Close()
+	}()
+	select {
+	case err := <-closed:
+		if err != nil {
+			return fmt.Errorf("close the plugin: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("close the plugin: not done within %s", closeTime)
+	}
 }
