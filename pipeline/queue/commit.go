@@ -33,6 +33,7 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", m.ID, err)
 	}
+	q.tellCommitted(m)
 	return nil
 }
 
@@ -65,6 +66,7 @@ func (q *Queue) withdraw(m *pipeline.Message) {
 
 // Refused keeps the trace of a message that was refused (pipeline.Committer).
 func (q *Queue) Refused(ctx context.Context, m *pipeline.Message) {
+	defer q.tellRefused(m)
 	var b kv.Batch
 	trace.Put(&b, m.ID, m.Trace)
 	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {

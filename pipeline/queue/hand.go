@@ -116,6 +116,9 @@ func (q *Queue) byHand(ctx context.Context, id storage.ID, verb Verb, route Rout
 	}
 	trace.Append(&h.b, id, h.now, h.events...)
 	pos, err := q.Store.KV().Apply(ctx, &h.b)
+	if err == nil {
+		q.tellByHand(&h)
+	}
 	return h.done, pos, err
 }
 
@@ -130,6 +133,7 @@ type hand struct {
 	left   int    // recipients that will be there
 	done   int
 	events []trace.Event
+	about  []Recipient // whom that concerned
 }
 
 func (h *hand) do(ctx context.Context, r *Recipient, route Route) error {
@@ -193,6 +197,7 @@ func (h *hand) remove(r *Recipient) {
 
 func (h *hand) say(r *Recipient, action string) {
 	h.done++
+	h.about = append(h.about, *r)
 	h.events = append(h.events, trace.Event{
 		At: h.now, Stage: pipeline.StageQueue, Recipient: r.Address, Action: action, Text: "by hand",
 	})

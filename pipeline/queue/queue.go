@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/kv"
@@ -48,6 +49,8 @@ type Options struct {
 	Workers int                          // 0: 4
 	Window  int                          // entries in memory; 0: 10,000
 	Keep    time.Duration                // how long traces are kept; 0: 30 days
+	Events  Events                       // hears what becomes of recipients; may be nil
+	Observe func(kind sdk.EventKind)     // counts the same; may be nil
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Jitter  func() float64 // in [-1, 1); nil: random

@@ -49,6 +49,7 @@ func (q *Queue) settle(ctx context.Context, e *live, round []*result) {
 		}
 	} else {
 		q.obey(e, round)
+		q.tellRound(&e.Entry, round)
 		err = q.Store.WaitDurable(ctx, pos)
 	}
 	if err != nil {

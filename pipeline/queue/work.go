@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
@@ -99,6 +100,7 @@ func (q *Queue) attempt(ctx context.Context, e *live, r *Recipient) *result {
 	}
 	if settled {
 		q.Logger.Info("delivered", "id", e.ID, "stage", pipeline.StageDeliver, "action", outcome.Kind.String(), "to", r.Address, "why", outcome.Text)
+		q.tell(sdk.EventDelivered, &e.Entry, r, outcome.Text)
 		return nil
 	}
 	return &result{Recipient: r, outcome: outcome, ours: err != nil}
