@@ -16,6 +16,7 @@ type Peer struct {
 	Listener string     // name of the listener in TOML
 	Session  string     // session ID, for logs
 	Addr     netip.Addr // client address after PROXY (RULES D3)
+	Port     uint16     // and its port, or 0
 	Name     string     // verified reverse name (RFC 8601 section 3 "iprev"), or ""
 	Reverse  string     // how iprev ended: pass, fail, temperror or permerror; "": not looked up
 	Helo     string     // argument of HELO, EHLO or LHLO
@@ -54,13 +55,18 @@ type Message struct {
 	Recipients []*Recipient
 	Content    *blob.Draft // header and body as they arrived, CRLF-canonical
 
-	Trace *trace.Trace
-	Score float64 // spam points of all phases so far
-	Tags  map[string]string
+	Session *Session // what plugins said about the connection; nil: nothing
+	Trace   *trace.Trace
+	Auth    *Auth   // what authenticate found; nil before
+	Score   float64 // spam points of all phases so far that every recipient shares
+	Tags    map[string]string
 
+	said     said      // in the phases sender and recipient
+	met      bool      // what was said about the session is in Score and Tags
 	arrived  *Version  // the octets as they arrived
 	via      *Pipeline // with which it began
-	askUntil time.Time // plugins have to answer before, so that time is left for what follows
+	askUntil time.Time // plugins before route have to answer by then, so that time is left for what follows
+	parses   parses
 }
 
 // Recipient is one RCPT TO, and what was decided about it.
@@ -132,23 +138,4 @@ type Hop struct {
 	Address string            // the account's address, for Delivered-To and the trace
 	Junk    bool              // into the mailbox with special use \Junk instead of INBOX
 	Why     string            // for HopQuarantine, HopDiscard and HopBounce
-}
-
-// Envelope returns what plugins see of the envelope.
-func (m *Message) Envelope() sdk.Envelope {
-	e := sdk.Envelope{
-		ID: m.ID.String(), Origin: m.Origin, Received: m.Received,
-		Sender: m.Sender, Tags: m.Tags,
-		Recipients: make([]sdk.Recipient, len(m.Recipients)),
-	}
-	if p := m.Peer; p != nil {
-		e.Listener, e.ClientName, e.Helo, e.TLS, e.Login = p.Listener, p.Name, p.Helo, p.TLS, p.Login
-		if p.Addr.IsValid() {
-			e.ClientAddr = p.Addr.String()
-		}
-	}
-	for i, r := range m.Recipients {
-		e.Recipients[i] = sdk.Recipient{Address: r.Address, Accounts: r.Accounts}
-	}
-	return e
 }

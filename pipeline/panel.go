@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"runtime/debug"
 	"strings"
@@ -12,12 +13,14 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/blob"
 )
 
 // Panel is the plugins of one stage. All are asked at the same time about the
 // same version of the message; an accept hides nobody's refusal (RULES A2).
 type Panel struct {
 	Stage   string
+	Phase   sdk.Phase // "" is content
 	Askers  []Asker
 	Default sdk.Action // what a failure means where the plugin's table does not say
 }
@@ -27,6 +30,7 @@ type Answer struct {
 	Asker      Asker
 	Recipients []int // for whom: indexes into Message.Recipients
 	Verdict    sdk.Verdict
+	Body       *blob.Spool // the new body that the plugin sent, if it may; Settle discards what nobody has finished
 	Failure    *Failure
 	Took       time.Duration
 
@@ -37,7 +41,7 @@ type Answer struct {
 func (a *Answer) For(address string) sdk.RecipientVerdict {
 	v := a.Verdict
 	out := sdk.RecipientVerdict{
-		Recipient: address, Action: v.Action, Score: v.Score,
+		Recipient: address, Action: v.Action, Score: v.Score, Route: v.Route,
 		Reasons: v.Reasons, Detections: v.Detections, Reply: v.Reply, Changes: v.Changes,
 	}
 	for _, r := range v.Recipients {
@@ -49,40 +53,64 @@ func (a *Answer) For(address string) sdk.RecipientVerdict {
 		out.Reasons = append(out.Reasons[:len(out.Reasons):len(out.Reasons)], r.Reasons...)
 		out.Detections = append(out.Detections[:len(out.Detections):len(out.Detections)], r.Detections...)
 		out.Changes = append(out.Changes[:len(out.Changes):len(out.Changes)], r.Changes...)
+		if r.Route != nil {
+			out.Route = r.Route
+		}
 	}
 	return out
 }
 
-// Ask asks every plugin of the panel and returns their answers in the order of
-// the configuration; answers of shadow plugins are left out. Recipients who are
-// refused already are not asked about.
+func (p *Panel) phase() sdk.Phase {
+	if p.Phase == "" {
+		return sdk.PhaseContent
+	}
+	return p.Phase
+}
+
+// Ask asks every plugin of the panel that has its phase, and returns their answers in
+// the order of the configuration; answers of shadow plugins are left out. Recipients who
+// are refused already are not asked about.
 func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 	if len(p.Askers) == 0 {
 		return nil
 	}
-	if !m.askUntil.IsZero() {
+	if !m.askUntil.IsZero() && p.phase() != sdk.PhaseRoute {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, m.askUntil)
 		defer cancel()
 	}
-	questions := questionsOf(m)
-	answers := make([]Answer, len(p.Askers)*len(questions))
-	var wg sync.WaitGroup
-	for i, asker := range p.Askers {
-		for k, q := range questions {
-			answer := &answers[i*len(questions)+k]
-			answer.Asker, answer.Recipients = asker, q.Recipients
-			if len(answers) == 1 {
-				answer.ask(ctx, q)
-				continue
-			}
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				defer answer.carryPanic()
-				answer.ask(ctx, q)
-			}()
+	return p.ask(ctx, m.via, questionsOf(m, p.phase()))
+}
+
+// ask puts each question to each plugin. via may be nil: then no body can be taken in.
+func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) []Answer {
+	answers := make([]Answer, 0, len(p.Askers)*len(questions))
+	for _, asker := range p.Askers {
+		if !has(asker.Manifest(), p.phase()) {
+			continue
 		}
+		for _, q := range questions {
+			answers = append(answers, Answer{Asker: asker, Recipients: q.Recipients})
+		}
+	}
+	var wg sync.WaitGroup
+	for _, q := range questions { // made here, once: the plugins only read it
+		q.Envelope()
+		if q.Version != nil {
+			_, _ = q.Content() // who needs it fails
+		}
+	}
+	for i := range answers {
+		answer, q := &answers[i], questions[i%len(questions)]
+		if i == len(answers)-1 {
+			answer.askOnce(ctx, q, via)
+			break
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			answer.askOnce(ctx, q, via)
+		}()
 	}
 	wg.Wait()
 	kept := answers[:0]
@@ -98,7 +126,7 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 }
 
 // questionsOf groups the recipients that are not refused by version.
-func questionsOf(m *Message) []*Question {
+func questionsOf(m *Message, phase sdk.Phase) []*Question {
 	var list []*Question
 	for i, r := range m.Recipients {
 		if r.Opinion.Action == sdk.Reject {
@@ -111,7 +139,7 @@ func questionsOf(m *Message) []*Question {
 			}
 		}
 		if q == nil {
-			q = &Question{Message: m, Version: r.Version}
+			q = &Question{Phase: phase, Message: m, Version: r.Version}
 			list = append(list, q)
 		}
 		q.Recipients = append(q.Recipients, i)
@@ -119,22 +147,32 @@ func questionsOf(m *Message) []*Question {
 	return list
 }
 
-// carryPanic takes a panic over to the goroutine that waits, which belongs to a
-// session: there it ends one connection, here it would end the server.
-func (a *Answer) carryPanic() {
-	if v := recover(); v != nil {
-		a.panicked = fmt.Sprintf("ask plugin %s: %v\n%s", a.Asker.Name(), v, debug.Stack())
-	}
-}
-
-func (a *Answer) ask(ctx context.Context, q *Question) {
+// askOnce asks, and takes a panic over to the goroutine that waits for all answers,
+// which belongs to a session: there it ends one connection, here it would end the server.
+func (a *Answer) askOnce(ctx context.Context, q *Question, via *Pipeline) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.panicked = fmt.Sprintf("ask plugin %s: %v\n%s", a.Asker.Name(), v, debug.Stack())
+		}
+	}()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) { // RULES C2
-		a.Failure = &Failure{FailTimeout, errors.New("not reached within the deadline of the pipeline")}
+		a.Failure = &Failure{FailTimeout, errNotReached}
 		return
 	}
+	sink := &bodySink{closed: true}
+	own := *q
+	own.NewBody = func() (io.Writer, error) {
+		sink.open(via, q.Phase, a.Asker.Manifest())
+		return sink, nil
+	}
 	start := time.Now()
-	verdict, err := a.Asker.Ask(ctx, q)
+	verdict, err := a.Asker.Ask(ctx, &own)
 	a.Took = time.Since(start)
+	body, bad := sink.close()
+	a.Body = body
+	if err == nil && bad != nil {
+		err = &Failure{FailInvalid, bad}
+	}
 	if err == nil {
 		err = checkScores(&verdict)
 	}
@@ -142,8 +180,17 @@ func (a *Answer) ask(ctx context.Context, q *Question) {
 		a.Verdict = verdict
 		return
 	}
+	a.discardBody()
 	if !errors.As(err, &a.Failure) {
 		a.Failure = &Failure{FailError, err}
+	}
+}
+
+// discardBody throws away a new body that nobody has finished.
+func (a *Answer) discardBody() {
+	if a.Body != nil {
+		a.Body.Discard()
+		a.Body = nil
 	}
 }
 
@@ -234,53 +281,113 @@ func why(v sdk.RecipientVerdict) string {
 }
 
 // Settle applies the changes that the answers ask for, in order, tags the
-// message, stamps what was not looked at, and writes the trace. An answer whose
-// changes are too many becomes a failure (RULES A4), so a stage calls Settle
-// before it obeys the answers.
+// message, stamps what was not looked at, writes the trace, and tells the pipeline's
+// Observer and Alerter. An answer whose changes are too many becomes a failure (RULES
+// A4), so a stage calls Settle before it obeys the answers.
 func (p *Panel) Settle(m *Message, answers []Answer) {
-	if len(answers) == 0 {
-		return
-	}
 	for i := range answers {
 		a := &answers[i]
-		event := trace.Event{
-			At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Asker.Manifest().Version,
-			Action: a.Verdict.Action.String(), Score: a.Verdict.Score, Reasons: a.Verdict.Reasons,
-			Detections: a.Verdict.Detections, Took: a.Took,
-		}
-		if a.Verdict.Reply != nil {
-			event.Text = Reply{a.Verdict.Reply.Code, a.Verdict.Reply.Enhanced, a.Verdict.Reply.Text}.Clean().String()
+		event := p.event(a)
+		refused := 0
+		if p.phase() != sdk.PhaseRoute {
+			refused = refuseRoutes(&a.Verdict, &event)
 		}
 		if err := p.change(m, a, &event); err != nil {
 			a.Failure, a.Verdict = &Failure{FailInvalid, err}, sdk.Verdict{}
 		}
-		if a.Failure != nil {
-			p.stamp(m, a, &event)
+		a.discardBody()
+		for _, line := range event.Changes {
+			if strings.HasPrefix(line, refusedPrefix) && line != refusedRoute {
+				refused++
+			}
 		}
-		m.tag(a.Verdict.Tags)
+		report := p.report(m.via, a, refused)
+		if a.Failure != nil {
+			policy := p.Policy(a)
+			failed(&event, policy, a.Failure)
+			report.Action, report.Unscanned = policy.Action, policy.Action < sdk.Defer
+			if report.Unscanned {
+				m.stamp(a.Recipients, unscanned(p.Stage, a.Asker.Name(), a.Failure.Kind, ""))
+			}
+		}
+		m.Tags = addTags(m.Tags, a.Verdict.Tags)
 		m.Trace.Add(event)
 		p.traceRecipients(m, a)
+		if m.via != nil {
+			m.via.Observer.Plugin(&report)
+			m.via.alert(a, &Question{Message: m})
+		}
 	}
 }
 
-// stamp records a failure; a message that goes on without having been looked at
-// carries a field that says so. All whom the question was about shared a version
-// and get the same field, so there are not more versions than before.
-func (p *Panel) stamp(m *Message, a *Answer, event *trace.Event) {
-	policy := p.Policy(a)
-	event.Action, event.Text = policy.Action.String(), a.Failure.Error()
-	event.Reasons = []sdk.Reason{{Symbol: "FAILED_" + strings.ToUpper(string(a.Failure.Kind))}}
-	if policy.Action > sdk.Quarantine {
-		return
+// How the trace says that a plugin asked for what it may not have.
+const (
+	refusedPrefix = "refused: "
+	refusedRoute  = refusedPrefix + "route"
+)
+
+// event is what the trace tells of an answer.
+func (p *Panel) event(a *Answer) trace.Event {
+	event := trace.Event{
+		At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Asker.Manifest().Version,
+		Action: a.Verdict.Action.String(), Score: a.Verdict.Score, Reasons: a.Verdict.Reasons,
+		Detections: a.Verdict.Detections, Took: a.Took,
 	}
-	field := FormatField("X-Sluice-Unscanned", fmt.Sprintf("%s; plugin=%s; failure=%s", p.Stage, a.Asker.Name(), a.Failure.Kind))
+	if a.Verdict.Reply != nil {
+		event.Text = Reply{a.Verdict.Reply.Code, a.Verdict.Reply.Enhanced, a.Verdict.Reply.Text}.Clean().String()
+	}
+	return event
+}
+
+// failed makes an event tell of a failure and what it stands for.
+func failed(event *trace.Event, policy Opinion, f *Failure) {
+	event.Action, event.Text = policy.Action.String(), f.Error()
+	event.Reasons = []sdk.Reason{{Symbol: "FAILED_" + strings.ToUpper(string(f.Kind))}}
+}
+
+// report is what the Observer hears of an answer.
+func (p *Panel) report(via *Pipeline, a *Answer, refused int) PluginReport {
+	r := PluginReport{
+		Stage: p.Stage, Phase: p.phase(), Plugin: a.Asker.Name(), Action: a.Verdict.Action, Refused: refused, Took: a.Took,
+	}
+	if via != nil {
+		r.Pipeline = via.Name
+	}
+	if a.Failure != nil {
+		r.Failure = a.Failure.Kind
+	}
+	return r
+}
+
+// unscanned is the field of a message that goes on although a plugin has failed. phase
+// is "" for that of the stage itself.
+func unscanned(stage, plugin string, kind FailureKind, phase sdk.Phase) []byte {
+	value := fmt.Sprintf("%s; plugin=%s; failure=%s", stage, plugin, kind)
+	if phase != "" {
+		value += "; phase=" + string(phase)
+	}
+	return FormatField("X-Sluice-Unscanned", value)
+}
+
+// stamp puts a field in front of some recipients' versions. All whom a question was about
+// shared a version and get the same field, so there are not more versions than before.
+func (m *Message) stamp(recipients []int, field []byte) {
 	done := make(map[*Version]*Version, 1)
-	for _, i := range a.Recipients {
+	for _, i := range recipients {
 		r := m.Recipients[i]
 		if done[r.Version] == nil {
 			done[r.Version] = r.Version.Front(field)
 		}
 		r.Version = done[r.Version]
+	}
+}
+
+// StampEarly puts X-Sluice-Unscanned on a message for each plugin that failed in the
+// phases before the content. The stage anti-spam calls it: what arrived under that name
+// is gone by then.
+func (m *Message) StampEarly() {
+	for _, e := range m.missedEarly() {
+		m.Front(unscanned(StageAntiSpam, e.plugin, e.kind, e.phase))
 	}
 }
 
@@ -291,18 +398,6 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
-}
-
-func (m *Message) tag(tags map[string]string) {
-	const limit = 100
-	for k, v := range tags {
-		if m.Tags == nil {
-			m.Tags = make(map[string]string)
-		}
-		if _, have := m.Tags[k]; have || len(m.Tags) < limit {
-			m.Tags[k] = v
-		}
-	}
 }
 
 func (p *Panel) traceRecipients(m *Message, a *Answer) {

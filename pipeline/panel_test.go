@@ -107,7 +107,7 @@ func TestPanelPerRecipient(t *testing.T) {
 		t.Errorf("b: %+v", v)
 	}
 	m.Recipients[1].Take(Opinion{Action: sdk.Reject})
-	if q := questionsOf(m); len(q) != 1 || !slices.Equal(q[0].Recipients, []int{0}) {
+	if q := questionsOf(m, sdk.PhaseContent); len(q) != 1 || !slices.Equal(q[0].Recipients, []int{0}) {
 		t.Errorf("a refused recipient is asked about: %+v", q)
 	}
 }

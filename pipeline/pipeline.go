@@ -16,11 +16,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
@@ -44,16 +46,23 @@ type RecipientRouter interface {
 
 // Options are what a Pipeline is made of.
 type Options struct {
-	Name     string
-	Stages   []Stage // authenticate, anti-spam, anti-virus, route
-	Router   RecipientRouter
-	Queue    Committer
-	Mixed    Mixed         // "" is the origin's default
-	Deadline time.Duration // for all stages together; 60 s
-	MaxSize  int64         // octets, checked again after changes
-	Logger   *slog.Logger
-	Now      func() time.Time
-	Observe  func(stage string, took time.Duration, action sdk.Action) // metrics; may be nil
+	Name      string
+	Hostname  string  // of this server, for plugins
+	Early     []Asker // the plugins of anti-spam, for connect, sender and recipient
+	Stages    []Stage // authenticate, anti-spam, anti-virus, route
+	Router    RecipientRouter
+	Queue     Committer
+	Mixed     Mixed         // "" is the origin's default
+	Deadline  time.Duration // for all stages together; 60 s
+	PhaseTime time.Duration // for one phase before the content; 0 is PhaseTime
+	MaxSize   int64         // octets, checked again after changes
+	Logger    *slog.Logger
+	Now       func() time.Time
+
+	Blobs    *blob.Store                                 // where new bodies go; nil: no plugin may replace one
+	Parse    func(r io.ReaderAt, size int64) *sdk.Parsed // the shared parse (RULES C7); nil: there is none
+	Observer Observer                                    // may be nil
+	Alerter  Alerter                                     // may be nil
 }
 
 // Pipeline is the way of a message. All methods may be called from any goroutine.
@@ -67,23 +76,16 @@ func New(o Options) *Pipeline {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Observe == nil {
-		o.Observe = func(string, time.Duration, sdk.Action) {}
+	if o.PhaseTime <= 0 {
+		o.PhaseTime = PhaseTime
+	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
+	if o.Alerter == nil {
+		o.Alerter = nobody{}
 	}
 	return &Pipeline{Options: o, deferred: newDeferrals()}
-}
-
-// Recipient decides about one RCPT and, if it is accepted, adds it to m.
-func (p *Pipeline) Recipient(ctx context.Context, m *Message, address string, params RecipientParams) Reply {
-	r := &Recipient{Address: address, Params: params}
-	if reply := p.Router.Recipient(ctx, m, r); !reply.OK() {
-		return reply
-	}
-	if m.Peer != nil && p.deferred.take(deferralOf(m.Sender, address, m.Peer.Addr), p.Now()) {
-		return ReplyNotNow
-	}
-	m.Recipients = append(m.Recipients, r)
-	return Reply{}
 }
 
 // Result is what the peer is told after the content.
@@ -147,9 +149,13 @@ func (p *Pipeline) traceEnds(m *Message, d *Decision) {
 func (p *Pipeline) begin(m *Message) {
 	m.Trace = &trace.Trace{Head: headOf(m, p.Name)}
 	m.Pipeline = p.Name
+	if m.via == nil {
+		m.via = p
+	}
 	m.Trace.Add(trace.Event{
 		At: p.Now(), Stage: StageReceive, Action: sdk.Accept.String(), Took: p.Now().Sub(m.Received),
 	})
+	m.join()
 }
 
 // maxMessageID bounds what a trace keeps of a Message-ID, which a stranger wrote:
@@ -189,12 +195,12 @@ func (p *Pipeline) runStages(ctx context.Context, m *Message) {
 		if err != nil {
 			m.TakeAll(Opinion{Action: sdk.Defer, Reply: ReplyTryLater, Stage: stage.Name(), Why: err.Error()})
 			m.Trace.Add(trace.Event{At: p.Now(), Stage: stage.Name(), Action: sdk.Defer.String(), Text: err.Error(), Took: took})
-			p.Observe(stage.Name(), took, sdk.Defer)
+			p.Observer.Stage(&StageReport{p.Name, stage.Name(), sdk.Defer, took})
 			p.Logger.Error("stage failed", "id", m.ID, "stage", stage.Name(), "action", "defer", "why", err)
 			return
 		}
 		strongest, all := m.strongest()
-		p.Observe(stage.Name(), took, strongest)
+		p.Observer.Stage(&StageReport{p.Name, stage.Name(), strongest, took})
 		if all && strongest == sdk.Reject {
 			return
 		}

@@ -34,8 +34,9 @@ type Asker interface {
 	Name() string
 	Manifest() sdk.Manifest
 
-	// Ask returns the plugin's verdict about one version of a message. An error is a
-	// *Failure; the zero Verdict comes with it.
+	// Ask returns the plugin's verdict. An error is a *Failure; the zero Verdict comes
+	// with it. What the plugin sends as a new body goes to q.NewBody before Ask returns,
+	// and nothing afterwards.
 	Ask(ctx context.Context, q *Question) (sdk.Verdict, error)
 
 	// Shadow reports whether the plugin is asked for the record only; such an Asker
@@ -45,28 +46,6 @@ type Asker interface {
 	// OnFailure returns what the administrator wants for a failure of this kind, and
 	// false where the stage's default holds.
 	OnFailure(kind FailureKind) (sdk.Action, bool)
-}
-
-// Question is what a plugin is asked: this version of this message, on behalf of
-// these recipients.
-type Question struct {
-	Message    *Message
-	Version    *Version
-	Recipients []int // indexes into Message.Recipients
-}
-
-// Envelope returns the envelope with the recipients of the question alone.
-func (q *Question) Envelope() sdk.Envelope {
-	e := q.Message.Envelope()
-	if len(q.Recipients) == len(e.Recipients) {
-		return e
-	}
-	some := make([]sdk.Recipient, 0, len(q.Recipients))
-	for _, i := range q.Recipients {
-		some = append(some, e.Recipients[i])
-	}
-	e.Recipients = some
-	return e
 }
 
 // FailureKind says how a plugin failed to form an opinion.

@@ -3,6 +3,8 @@ package pipeline
 import (
 	"context"
 	"sync/atomic"
+
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // Switch is a pipeline that can be replaced while messages go through it: each
@@ -25,7 +27,20 @@ func (s *Switch) Set(p *Pipeline) {
 	s.current.Store(p)
 }
 
-// Recipient is Pipeline.Recipient; the message's first one chooses the pipeline.
+// Asks is Pipeline.Asks of the pipeline of the moment.
+func (s *Switch) Asks(phase sdk.Phase) bool { return s.current.Load().Asks(phase) }
+
+// Connect is Pipeline.Connect of the pipeline of the moment.
+func (s *Switch) Connect(ctx context.Context, session *Session) Reply {
+	return s.current.Load().Connect(ctx, session)
+}
+
+// Sender is Pipeline.Sender; it chooses the pipeline of the message.
+func (s *Switch) Sender(ctx context.Context, m *Message) Reply {
+	return s.of(m).Sender(ctx, m)
+}
+
+// Recipient is Pipeline.Recipient.
 func (s *Switch) Recipient(ctx context.Context, m *Message, address string, params RecipientParams) Reply {
 	return s.of(m).Recipient(ctx, m, address, params)
 }

@@ -58,29 +58,41 @@ func (a *asker) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, err
 	return verdict, err
 }
 
+// question translates a stage's question for the host. In the phases before the
+// content there is an envelope and nothing else.
 func question(q *pipeline.Question) *pluginhost.Question {
-	m := q.Message
-	variant := q.Version.Variant(m.Arrived())
-	return &pluginhost.Question{
-		Envelope:   q.Envelope(),
-		Size:       variant.Size(m.Content.Size()),
-		HeaderSize: q.Version.HeaderSize(),
-		Open: func() (io.Reader, error) {
-			r, err := m.Open(q.Version)
-			if err != nil {
-				return nil, err
-			}
-			return r.Section(0, r.Size()), nil
-		},
-		Key: func() [sha256.Size]byte { return contentKey(m) },
+	own := &pluginhost.Question{Phase: q.Phase, Envelope: *q.Envelope(), Body: q.NewBody}
+	if q.Version == nil {
+		return own
 	}
+	m := q.Message
+	content, err := q.Content()
+	own.HeaderSize = q.Version.HeaderSize()
+	own.Open = func() (io.Reader, error) {
+		if err != nil {
+			return nil, err
+		}
+		return content.Section(0, content.Size()), nil
+	}
+	if err == nil {
+		own.Size = content.Size()
+	} else {
+		own.Size = m.Content.Size() // so that Open is called, and fails
+	}
+	own.Parsed = q.Parsed
+	own.Key = func() [sha256.Size]byte { return contentKey(m) }
+	return own
 }
 
 // observe asks a shadow plugin.
 func (a *asker) observe(q *pipeline.Question) {
-	id := q.Message.ID
 	own := question(q)
-	own.Envelope.Tags = maps.Clone(own.Envelope.Tags) // later stages add to the message's
+	own.Envelope.Tags = maps.Clone(own.Envelope.Tags)               // later stages add to the message's
+	own.Body = func() (io.Writer, error) { return io.Discard, nil } // it is not obeyed
+	if own.Parsed != nil && a.Manifest().Parsed {
+		parsed, err := q.Parsed() // now: the message may be gone when the plugin has its turn
+		own.Parsed = func() (*sdk.Parsed, error) { return parsed, err }
+	}
 	a.plugin.Observe(own, func(v sdk.Verdict, took time.Duration, err error) {
 		e := trace.Event{
 			At: time.Now(), Stage: a.stage, Plugin: a.Name(), Version: a.Manifest().Version, Took: took,
@@ -90,7 +102,15 @@ func (a *asker) observe(q *pipeline.Question) {
 		if err != nil {
 			e.Action, e.Text = "shadow failed", err.Error()
 		}
-		a.record(id, e)
+		if q.Version == nil {
+			e.Text = "at " + string(q.Phase) + ": " + e.Text
+			if q.Recipient != nil {
+				e.Recipient = q.Recipient.Address
+			}
+			q.Note(e) // too late is too late: before the content there may never be a trace
+			return
+		}
+		a.record(q.Message.ID, e)
 	})
 }
 

@@ -256,11 +256,14 @@ func (s *server) buildPipelines(context.Context) error {
 func (s *server) newPipeline(c *config.Config, name string, table *route.Table) *pipeline.Pipeline {
 	p := c.Pipeline[name]
 	routing := route.New(table, s.store)
+	scoring := s.askers(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins)
 	return pipeline.New(pipeline.Options{
-		Name: name,
+		Name:     name,
+		Hostname: c.Hostname,
+		Early:    scoring, // in connect, sender and recipient (RULES C6)
 		Stages: []pipeline.Stage{
 			authenticate.New(authenticate.Options{Config: p.Authenticate, Hostname: c.Hostname, DNS: s.dns}),
-			antispam.New(p.AntiSpam, s.askers(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins)),
+			antispam.New(p.AntiSpam, scoring),
 			antivirus.New(p.AntiVirus, s.askers(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins)),
 			routing,
 		},
@@ -270,6 +273,7 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		Deadline: p.Deadline.Std(),
 		MaxSize:  p.Receive.MaxSize.Int64(),
 		Logger:   s.logger,
+		Blobs:    s.store.Blobs(),
 	})
 }
 

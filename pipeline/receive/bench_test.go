@@ -19,12 +19,19 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // discard accepts everything and keeps nothing.
 type discard struct{ n atomic.Int64 }
+
+func (d *discard) Asks(sdk.Phase) bool { return false }
+
+func (d *discard) Connect(context.Context, *pipeline.Session) pipeline.Reply { return pipeline.Reply{} }
+
+func (d *discard) Sender(context.Context, *pipeline.Message) pipeline.Reply { return pipeline.Reply{} }
 
 func (d *discard) Recipient(_ context.Context, m *pipeline.Message, address string, params pipeline.RecipientParams) pipeline.Reply {
 	m.Recipients = append(m.Recipients, &pipeline.Recipient{Address: address, Params: params})

@@ -18,7 +18,8 @@ import (
 
 // TestDialogues plays the files of testdata/dialogue over a real connection. Their lines are
 //
-//	server: WORD ...   options: submission, lmtp, starttls, implicit, plaintext, trusted, resolver, KEY=VALUE
+//	server: WORD ...   options: submission, lmtp, starttls, implicit, plaintext, trusted, resolver, KEY=VALUE;
+//	                   phases=WORD: a plugin is asked in every phase, and says WORD at connect, see phasePlugin
 //	C: text            the client sends text and CRLF; \r \n \t \\ \xNN are octets. Lines in a row are one write.
 //	C| text            the same without CRLF
 //	C* N text          text N times, and CRLF
@@ -122,6 +123,8 @@ func (d *dialogue) options(o *Options, words string) {
 			o.Limits.Trusted = append(o.Limits.Trusted, loopback)
 		case "resolver":
 			o.Resolver = fakeResolver{}
+		case "phases":
+			o.Pipeline.(*fakePipeline).asked = phases(value)
 		case "max_size":
 			o.Config.MaxSize = units.Size(number)
 		case "max_recipients":

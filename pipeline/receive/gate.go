@@ -13,6 +13,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
 )
 
@@ -34,6 +35,7 @@ type gate struct {
 	conn   net.Conn     // raw, or TLS over it
 	raw    net.Conn
 	client netip.Addr
+	port   uint16
 	trust  bool
 	id     string // session ID, for the log
 
@@ -57,10 +59,11 @@ type gate struct {
 	pendingHelo string    // of the EHLO that the library works on
 	orcpt       string    // its ORCPT parameter as sent
 	session     *session
-	resting     bool      // the library has to go: the client is silent
-	lineBy      time.Time // by when the next command has to be here; zero: not waited for yet
-	again       []byte    // the EHLO that a new library server is told
-	mute        bool      // its answers so far are not for the client
+	talk        *pipeline.Session // what plugins said about the connection; nil: they were not asked
+	resting     bool              // the library has to go: the client is silent
+	lineBy      time.Time         // by when the next command has to be here; zero: not waited for yet
+	again       []byte            // the EHLO that a new library server is told
+	mute        bool              // its answers so far are not for the client
 	commands    int
 	errors      int
 	refused     int // RCPT
@@ -78,8 +81,11 @@ func newGate(s *Server, raw net.Conn) *gate {
 	g.buf = g.small[:]
 	if c, ok := raw.(*listen.Conn); ok {
 		g.client, g.trust = c.Client(), c.Trusted()
+		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+			g.port = uint16(a.Port)
+		}
 	} else if a, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
-		g.client = a.AddrPort().Addr().Unmap().WithZone("")
+		g.client, g.port = a.AddrPort().Addr().Unmap().WithZone(""), uint16(a.Port)
 	}
 	g.session = &session{gate: g}
 	return g
@@ -192,6 +198,7 @@ func (g *gate) begin() {
 			g.die("")
 		}
 	}
+	g.connect()
 }
 
 // fill reads from the network, at least one octet, for at most the given time and not beyond the deadline (if set). Held

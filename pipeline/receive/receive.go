@@ -17,6 +17,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/blob"
 )
@@ -28,9 +29,20 @@ const (
 	LMTP       = "lmtp"
 )
 
-// Pipeline is what receive asks; *pipeline.Pipeline is one. Both methods are called from the goroutine of a connection,
+// Pipeline is what receive asks; *pipeline.Pipeline is one. All methods are called from the goroutine of a connection,
 // from many at a time. A Reply that is not OK goes to the peer after Clean.
 type Pipeline interface {
+	// Asks reports whether plugins want to be asked in a phase before the content. What only they need, such as the
+	// client's name, is not waited for otherwise; Connect is called only if it is true.
+	Asks(phase sdk.Phase) bool
+
+	// Connect decides about a connection before the greeting. s stays with the connection, and is each message's Session.
+	// A Reply that is not OK, 421 or 554, stands in the greeting's place, and the connection is closed.
+	Connect(ctx context.Context, s *pipeline.Session) pipeline.Reply
+
+	// Sender decides about MAIL FROM. If it is refused, m is not used again.
+	Sender(ctx context.Context, m *pipeline.Message) pipeline.Reply
+
 	// Recipient decides about one RCPT and, if it is accepted, adds it to m.
 	Recipient(ctx context.Context, m *pipeline.Message, address string, params pipeline.RecipientParams) pipeline.Reply
 
@@ -242,18 +254,20 @@ func (s *Server) isStopping() bool {
 
 // counters count since the start.
 type counters struct {
-	messages, unfit, recipients, logins, badLogins atomic.Uint64
+	messages, unfit, connections, senders, recipients, logins, badLogins atomic.Uint64
 }
 
 // Stats is a moment's view of a Server, for metrics; what is not Open counts since the start.
 type Stats struct {
-	Open              int    // connections now
-	Connections       uint64 // accepted
-	Messages          uint64 // handed to the pipeline
-	MessagesRefused   uint64 // refused, or incomplete, before
-	RecipientsRefused uint64
-	Logins            uint64
-	LoginsFailed      uint64
+	Open               int    // connections now
+	Connections        uint64 // accepted
+	ConnectionsRefused uint64 // by plugins, in place of the greeting
+	Messages           uint64 // handed to the pipeline
+	MessagesRefused    uint64 // refused, or incomplete, before
+	SendersRefused     uint64
+	RecipientsRefused  uint64
+	Logins             uint64
+	LoginsFailed       uint64
 }
 
 // Stats returns the moment's numbers.
@@ -263,7 +277,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	c := &s.counts
 	return Stats{Open: open, Connections: s.serial.Load(), Messages: c.messages.Load(), MessagesRefused: c.unfit.Load(),
-		RecipientsRefused: c.recipients.Load(), Logins: c.logins.Load(), LoginsFailed: c.badLogins.Load()}
+		ConnectionsRefused: c.connections.Load(), SendersRefused: c.senders.Load(), RecipientsRefused: c.recipients.Load(), Logins: c.logins.Load(), LoginsFailed: c.badLogins.Load()}
 }
 
 func (s *Server) nextSession() string {

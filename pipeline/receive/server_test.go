@@ -23,6 +23,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/units"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/id"
 )
@@ -44,9 +45,26 @@ type fakePipeline struct {
 	hold  chan struct{} // if not nil, Submit waits for it or for the end of ctx
 	enter chan struct{} // told when Submit waits
 	panic bool
+	asked *pipeline.Pipeline // not nil: a plugin is asked in the phases before the content, see phasePlugin
 }
 
-func (p *fakePipeline) Recipient(_ context.Context, m *pipeline.Message, address string, params pipeline.RecipientParams) pipeline.Reply {
+func (p *fakePipeline) Asks(phase sdk.Phase) bool { return p.asked != nil && p.asked.Asks(phase) }
+
+func (p *fakePipeline) Connect(ctx context.Context, s *pipeline.Session) pipeline.Reply {
+	return p.asked.Connect(ctx, s)
+}
+
+func (p *fakePipeline) Sender(ctx context.Context, m *pipeline.Message) pipeline.Reply {
+	if p.asked == nil {
+		return pipeline.Reply{}
+	}
+	return p.asked.Sender(ctx, m)
+}
+
+func (p *fakePipeline) Recipient(ctx context.Context, m *pipeline.Message, address string, params pipeline.RecipientParams) pipeline.Reply {
+	if p.asked != nil {
+		return p.asked.Recipient(ctx, m, address, params)
+	}
 	switch local, _, _ := strings.Cut(address, "@"); local {
 	case "nobody":
 		return pipeline.ReplyNoMailbox

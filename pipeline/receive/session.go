@@ -101,7 +101,7 @@ func (s *session) origin() sdk.Origin {
 func (s *session) peer() *pipeline.Peer {
 	g := s.gate
 	p := &pipeline.Peer{
-		Listener: g.server.options.Listener, Session: g.id, Addr: g.client, Helo: s.helo,
+		Listener: g.server.options.Listener, Session: g.id, Addr: g.client, Port: g.port, Helo: s.helo,
 		ESMTP: g.esmtp, LMTP: g.server.options.Protocol == LMTP, Login: s.login,
 	}
 	if g.tls != nil {
@@ -131,17 +131,29 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
 		}
 	}
 	s.startLookup()
-	s.setTx(&transaction{message: &pipeline.Message{
-		ID: o.NewID(), Origin: s.origin(), Peer: s.peer(), Received: o.Clock(), Sender: sender,
+	m := &pipeline.Message{
+		ID: o.NewID(), Origin: s.origin(), Peer: s.peer(), Session: s.gate.talk, Received: o.Clock(), Sender: sender,
 		Params: pipeline.SenderParams{
 			Size: opts.Size, Body: string(opts.Body), SMTPUTF8: opts.UTF8,
 			Ret: string(opts.Return), EnvID: opts.EnvelopeID,
 		},
-	}})
+	}
+	ctx, cancel := context.WithTimeout(s.gate.server.base, lookupTime)
+	defer cancel()
+	if o.Pipeline.Asks(sdk.PhaseSender) || o.Pipeline.Asks(sdk.PhaseRecipient) {
+		m.Peer.Reverse, m.Peer.Name = s.clientName(ctx)
+	}
+	if reply := o.Pipeline.Sender(ctx, m); !reply.OK() {
+		s.gate.server.counts.senders.Add(1)
+		plugin, why := m.Blame()
+		s.refused("sender refused", reply, "id", m.ID.String(), "from", sender, "plugin", plugin, "opinion", why)
+		return smtpError(reply)
+	}
+	s.setTx(&transaction{message: m})
 	return nil
 }
 
-// Recipients beyond so many refused ones are answered late.
+// Senders and recipients beyond so many refused ones are answered late.
 const patience = 5
 
 // Rcpt asks the pipeline about a recipient.
@@ -167,28 +179,33 @@ func (s *session) Rcpt(key string, opts *smtp.RcptOptions) error {
 		s.tx.keys = append(s.tx.keys, key)
 		return nil
 	}
-	s.refused(address, reply)
+	s.gate.server.counts.recipients.Add(1)
+	plugin, why := m.Blame()
+	s.refused("recipient refused", reply, "id", m.ID.String(), "from", m.Sender, "to", address, "plugin", plugin, "opinion", why)
 	return smtpError(reply)
 }
 
-// refused counts a refused recipient: who guesses addresses is slowed down, then shut out. The first few are logged.
-func (s *session) refused(address string, reply pipeline.Reply) {
+// refused tells the log of a refused sender or recipient, the first few of a connection: who guesses addresses is slowed
+// down, then shut out.
+func (s *session) refused(what string, reply pipeline.Reply, attrs ...any) {
 	g := s.gate
-	g.server.counts.recipients.Add(1)
 	g.refused++
 	if g.refused <= patience {
-		action := sdk.Reject
-		if reply.Temporary() {
-			action = sdk.Defer
-		}
-		g.log("recipient refused", "id", s.tx.message.ID.String(), "from", s.tx.message.Sender, "to", address,
-			"action", action.String(), "why", reply.Clean().String())
+		g.log(what, append(attrs, "action", actionOf(reply).String(), "why", reply.Clean().String())...)
 		return
 	}
 	select {
 	case <-time.After(g.server.options.Config.RefuseDelay.Std()):
 	case <-g.server.base.Done():
 	}
+}
+
+// actionOf is what a reply that is not OK does.
+func actionOf(reply pipeline.Reply) sdk.Action {
+	if reply.Temporary() {
+		return sdk.Defer
+	}
+	return sdk.Reject
 }
 
 // lookupTime bounds what is looked up for one command.
