@@ -5,6 +5,7 @@
 package plugins
 
 import (
+	"github.com/sluicemail/sluice/plugins/dnsbl"
 	"github.com/sluicemail/sluice/plugins/eicar"
 	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
@@ -19,5 +20,6 @@ func Builtins() map[string]func() sdk.Plugin {
 		"greylist":  func() sdk.Plugin { return greylist.New() },
 		"gtube":     func() sdk.Plugin { return gtube.New() },
 		"ratelimit": func() sdk.Plugin { return ratelimit.New() },
+		"dnsbl":     func() sdk.Plugin { return dnsbl.New() },
 	}
 }

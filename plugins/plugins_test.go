@@ -2,17 +2,28 @@ package plugins
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/sdktest"
 )
 
+var daemons = map[string]bool{"rspamd": true, "spamassassin": true, "clamav": true, "icap": true, "milter": true}
+
 // TestBuiltins: each shipped plugin is called what the list calls it, starts without settings, and has no
-// objection to an ordinary message, an empty one and one that is hardly a message.
+// objection to an ordinary message, an empty one and one that is hardly a message. Those that ask a daemon are only
+// called by name: without it they have no opinion, which their own tests show.
 func TestBuiltins(t *testing.T) {
 	for name, make := range Builtins() {
 		t.Run(name, func(t *testing.T) {
+			if m := make().Describe(); daemons[name] {
+				if m.Name != name || m.Version == "" || len(m.Phases) == 0 {
+					t.Errorf("%+v", m)
+				}
+				return
+			}
 			p := sdktest.Start(t, make(), nil)
 			if m := p.Manifest; m.Name != name || m.Version == "" || len(m.Phases) == 0 {
 				t.Errorf("%+v", m)
@@ -24,7 +35,14 @@ func TestBuiltins(t *testing.T) {
 				"", "\n", "From: a@example.org\nSubject: hello\n\nhello\n", "no header", "\x00\xff\r=\n=", strings.Repeat("=", 1<<20),
 				"A: b\nContent-Transfer-Encoding: base64\n\n" + strings.Repeat("QUJD\n", 100000),
 			} {
-				v, err := p.Ask(sdktest.Mail(text))
+				if !slices.Contains(p.Manifest.Phases, sdk.PhaseContent) {
+					break
+				}
+				m := sdktest.Mail(text)
+				if p.Manifest.Parsed {
+					m.Parsed = sdktest.Parsed(&sdk.Parsed{Parts: []sdk.Part{{Parent: -1, Type: "text/plain"}}})
+				}
+				v, err := p.Ask(m)
 				if err != nil || v.Action != 0 || v.Score != 0 || len(v.Detections) != 0 {
 					t.Errorf("%.40q: %+v %v", text, v, err)
 				}

@@ -19,7 +19,7 @@ type Octets int64
 // Decode fills the struct that into points to from Config. A field's key is its tag
 // `config:"key"`; a field without the tag is left alone, and so is one whose key is not
 // set, so that defaults are what into held before. Types are string, bool, integers,
-// float64, time.Duration ("10s", "1h30m", "5d"), Octets, time.Time, Action, and
+// float64, time.Duration ("10s", "1h30m", "5d"), Octets, time.Time, Action, any, and
 // slices, maps with string keys and structs of those.
 //
 // The error joins a *SettingError for every unknown key and every value of another
@@ -123,6 +123,12 @@ func (d *settingsDecoder) value(key string, item any, into reflect.Value) {
 		return
 	}
 	switch into.Kind() {
+	case reflect.Interface: // any: as it came
+		if item != nil && into.NumMethod() == 0 {
+			into.Set(reflect.ValueOf(item))
+			return
+		}
+		d.scalar(key, item, into)
 	case reflect.Struct:
 		if table, ok := item.(map[string]any); ok {
 			d.table(key+".", table, into)
