@@ -1,5 +1,5 @@
 // Package sdktest runs a plugin in its author's tests through the real protocol: the frames of
-// sdk/PROTOCOL.md on a unix socket, one lane after the other, as the server would send them.
+// sdk/PROTOCOL.md on a unix socket, as the server would send them.
 //
 //	func TestSpam(t *testing.T) {
 //		p := sdktest.Start(t, scanner{}, nil)
@@ -7,19 +7,21 @@
 //		...
 //	}
 //
-// The plugin runs in the test's process, so a crash of the plugin is a crash of the test.
+// Mail, Connect, Sender, Recipient, Route, Event, Learn and Command make questions; change
+// their fields as you like. Ask may be called from many goroutines: as many questions as
+// Plugin.Lanes are with the plugin at a time, and one event beside them. AskContext ends a
+// question early, Restart shows what survives in the state directory.
+//
+// The plugin runs in the test's process, so a crash of the plugin is a crash of the test. When the
+// test ends the plugin is closed, if it is an io.Closer, and an error of that fails the test.
 package sdktest
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -34,36 +36,40 @@ import (
 // Timeout is the deadline of a question of Ask.
 const Timeout = 10 * time.Second
 
+// Setup is how a plugin is started, where Start is not enough.
+type Setup struct {
+	Config   map[string]any // [plugin.NAME.config]
+	StateDir string         // must exist; "": one of the test's own
+	Dir      string         // what relative paths in Config are relative to; "": one of the test's own
+	Lanes    int            // questions at a time; 0: 8. Never more than the manifest's MaxLanes
+}
+
 // Plugin is a plugin under test.
 type Plugin struct {
 	Manifest sdk.Manifest
 	StateDir string
+	Dir      string
+	Lanes    int
 
 	t      testing.TB
 	client wire.PluginClient
-}
-
-// Mail returns a question about a message from a stranger to one local recipient. Line feeds of the
-// text become CRLF.
-func Mail(text string) *sdk.Message {
-	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\n", "\r\n")
-	return &sdk.Message{
-		Envelope: sdk.Envelope{
-			ID: "TEST", Origin: sdk.Stranger, Received: time.Now(), Listener: "mx",
-			ClientAddr: "192.0.2.1", ClientName: "mail.example.org", Helo: "mail.example.org", TLS: "TLS 1.3",
-			Sender:     "sender@example.org",
-			Recipients: []sdk.Recipient{{Address: "alice@example.test", Accounts: []string{"alice@example.test"}}},
-		},
-		Size: int64(len(text)), Content: strings.NewReader(text),
-	}
+	stop   func()
+	slots  chan struct{} // a question holds one
+	events chan struct{} // an event holds it
 }
 
 // Start describes and configures a plugin and stops it when the test ends. Complaints about the
 // settings fail the test; to test those use Configure.
 func Start(t testing.TB, p sdk.Plugin, config map[string]any) *Plugin {
 	t.Helper()
-	started := dial(t, p)
-	if err := started.configure(config); err != nil {
+	return Setup{Config: config}.Start(t, p)
+}
+
+// Start is like the function Start.
+func (s Setup) Start(t testing.TB, p sdk.Plugin) *Plugin {
+	t.Helper()
+	started := s.dial(t, p)
+	if err := started.configure(s.Config); err != nil {
 		t.Fatalf("configure: %v", err)
 	}
 	return started
@@ -73,39 +79,37 @@ func Start(t testing.TB, p sdk.Plugin, config map[string]any) *Plugin {
 // joined, or nil.
 func Configure(t testing.TB, p sdk.Plugin, config map[string]any) error {
 	t.Helper()
-	return dial(t, p).configure(config)
+	return Setup{Config: config}.Configure(t, p)
 }
 
-func dial(t testing.TB, p sdk.Plugin) *Plugin {
+// Configure is like the function Configure.
+func (s Setup) Configure(t testing.TB, p sdk.Plugin) error {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sdktest") // t.TempDir is too long for a socket
-	if err != nil {
-		t.Fatal(err)
+	return s.dial(t, p).configure(s.Config)
+}
+
+// Stop ends the plugin in order: its questions are cancelled, and it is closed. It is called at
+// the end of the test too.
+func (p *Plugin) Stop() { p.stop() }
+
+// Restart stops the plugin and starts another in its place, with the same state directory and
+// place of relative paths, as after an update or a crash of the server.
+func (p *Plugin) Restart(again sdk.Plugin, config map[string]any) *Plugin {
+	p.t.Helper()
+	p.Stop()
+	return Setup{Config: config, StateDir: p.StateDir, Dir: p.Dir, Lanes: p.Lanes}.Start(p.t, again)
+}
+
+func (s Setup) dial(t testing.TB, p sdk.Plugin) *Plugin {
+	t.Helper()
+	started := &Plugin{t: t, StateDir: s.StateDir, Dir: s.Dir, Lanes: s.Lanes}
+	if started.StateDir == "" {
+		started.StateDir = t.TempDir()
 	}
-	socket := filepath.Join(dir, "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
+	if started.Dir == "" {
+		started.Dir = t.TempDir()
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- serve.Serve(ctx, l, p) }()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	started := &Plugin{t: t, client: wire.NewPluginClient(conn), StateDir: filepath.Join(dir, "state")}
-	if err := os.Mkdir(started.StateDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	started.serve(p)
 	d, err := started.client.Describe(t.Context(), &wire.DescribeRequest{HostVersion: "sdktest"})
 	if err != nil {
 		t.Fatalf("describe: %v", err)
@@ -113,7 +117,50 @@ func dial(t testing.TB, p sdk.Plugin) *Plugin {
 	if started.Manifest, err = wire.FromManifest(d); err != nil {
 		t.Fatalf("describe: %v", err)
 	}
+	if started.Lanes <= 0 {
+		started.Lanes = 8
+	}
+	if started.Manifest.MaxLanes > 0 {
+		started.Lanes = min(started.Lanes, started.Manifest.MaxLanes)
+	}
+	started.slots, started.events = make(chan struct{}, started.Lanes), make(chan struct{}, 1)
 	return started
+}
+
+// serve runs the plugin's end, until Stop or the end of the test.
+func (p *Plugin) serve(plugin sdk.Plugin) {
+	p.t.Helper()
+	dir, err := os.MkdirTemp("", "sdktest") // t.TempDir is too long for a socket
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve.Serve(ctx, l, plugin) }()
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.client = wire.NewPluginClient(conn)
+	stopped := false
+	p.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		_ = conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			p.t.Errorf("the end of the plugin: %v", err)
+		}
+		_ = os.RemoveAll(dir)
+	}
+	p.t.Cleanup(p.stop)
 }
 
 func (p *Plugin) configure(config map[string]any) error {
@@ -121,7 +168,9 @@ func (p *Plugin) configure(config map[string]any) error {
 	if err != nil {
 		return err
 	}
-	answer, err := p.client.Configure(p.t.Context(), &wire.ConfigureRequest{Config: table, StateDir: p.StateDir, Lanes: 8})
+	answer, err := p.client.Configure(p.t.Context(), &wire.ConfigureRequest{
+		Config: table, StateDir: p.StateDir, Dir: p.Dir, Lanes: uint32(p.Lanes),
+	})
 	if err != nil {
 		return err
 	}
@@ -130,69 +179,4 @@ func (p *Plugin) configure(config map[string]any) error {
 		problems = append(problems, &sdk.SettingError{Key: e.GetKey(), Problem: e.GetProblem()})
 	}
 	return errors.Join(problems...)
-}
-
-// Ask asks one question on a lane of its own and returns the answer. It checks what the protocol
-// demands of the plugin's end: one answer, of the right id, before the deadline.
-func (p *Plugin) Ask(m *sdk.Message) (sdk.Verdict, error) {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), Timeout)
-	defer cancel()
-	stream, err := p.client.Lane(ctx)
-	if err != nil {
-		return sdk.Verdict{}, err
-	}
-	if err := p.send(ctx, stream, m); err != nil {
-		return sdk.Verdict{}, err
-	}
-	f, err := stream.Recv()
-	if err != nil {
-		return sdk.Verdict{}, fmt.Errorf("no answer: %w", err)
-	}
-	if err := stream.CloseSend(); err != nil {
-		return sdk.Verdict{}, err
-	}
-	if extra, err := stream.Recv(); !errors.Is(err, io.EOF) {
-		p.t.Errorf("after the answer came %v, %v, expected the end of the lane", extra, err)
-	}
-	a := f.GetAnswer()
-	if a.GetId() != 1 {
-		p.t.Errorf("the answer has id %d, expected 1", a.GetId())
-	}
-	if e := a.GetError(); e != nil {
-		return sdk.Verdict{}, errors.New(e.GetText())
-	}
-	return wire.FromVerdict(a.GetVerdict())
-}
-
-func (p *Plugin) send(ctx context.Context, stream wire.Plugin_LaneClient, m *sdk.Message) error {
-	deadline, _ := ctx.Deadline()
-	err := stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: &wire.Ask{
-		Id: 1, Phase: wire.Phase_PHASE_CONTENT, Envelope: wire.ToEnvelope(&m.Envelope),
-		Size: m.Size, DeadlineUnixNano: deadline.UnixNano(),
-	}}})
-	content, readErr := io.ReadAll(m.Content)
-	if readErr != nil {
-		return readErr
-	}
-	switch p.Manifest.Want {
-	case sdk.WantNone:
-		content = nil
-	case sdk.WantHeader:
-		if i := bytes.Index(content, []byte("\r\n\r\n")); i >= 0 {
-			content = content[:i+4]
-		}
-	}
-	for len(content) > 0 && err == nil {
-		n := min(len(content), wire.MaxChunk)
-		err = stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Chunk{Chunk: &wire.Chunk{Id: 1, Data: content[:n]}}})
-		content = content[n:]
-	}
-	if err == nil {
-		err = stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_End{End: &wire.End{Id: 1}}})
-	}
-	if errors.Is(err, io.EOF) { // the lane ended: Recv says why
-		return nil
-	}
-	return err
 }
