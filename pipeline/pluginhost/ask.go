@@ -1,11 +1,8 @@
 package pluginhost
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -13,28 +10,93 @@ import (
 
 // Ask asks the plugin and returns its verdict and how long that took. The error is a *Failure. The
 // plugin has its `timeout`, or what ctx leaves if that is less; a suspect has all of what ctx
-// leaves, for it may have to wait for its turn.
+// leaves, for it may have to wait for its turn. A plugin that a reload replaced meanwhile is asked as long as
+// it runs, and after that its successor is.
 func (p *Plugin) Ask(ctx context.Context, q *Question) (sdk.Verdict, time.Duration, error) {
 	start := time.Now()
-	p.stats.asked.Add(1)
-	p.stats.inFlight.Add(1)
+	for {
+		p = p.latest()
+		p.stats.inFlight.Add(1)
+		if p.successor.Load() != nil { // just now
+			p.stats.inFlight.Add(-1)
+			continue
+		}
+		p.asked.Store(start.UnixNano())
+		v, err := p.askHere(ctx, q)
+		if errors.Is(err, errMoved) {
+			p.stats.inFlight.Add(-1)
+			continue
+		}
+		took := time.Since(start)
+		p.stats.asked.Add(1)
+		p.stats.done(took, kindOf(err))
+		p.stats.inFlight.Add(-1)
+		return v, took, err
+	}
+}
+
+// latest follows those that took a plugin's place.
+func (p *Plugin) latest() *Plugin {
+	for next := p.successor.Load(); next != nil; next = p.successor.Load() {
+		p = next
+	}
+	return p
+}
+
+// errMoved says that the successor is to be asked.
+var errMoved = errors.New("the plugin was replaced")
+
+// askHere asks the canary if it is its turn, else, or if that fails, the plugin itself.
+func (p *Plugin) askHere(ctx context.Context, q *Question) (sdk.Verdict, error) {
+	phase := q.phase()
+	if phase == sdk.PhaseEvent {
+		limited, cancel := context.WithTimeout(ctx, p.config.Timeout.Std())
+		defer cancel()
+		return p.askEvent(limited, q)
+	}
+	if v, known, err := p.askSuspect(ctx, q); known {
+		return v, err
+	}
+	if p.canary.chosen(q) {
+		if v, err := p.canary.ask(ctx, q); err == nil {
+			return v, nil
+		}
+		if ctx.Err() != nil {
+			return sdk.Verdict{}, failf(Timeout, "no answer in time")
+		}
+	}
+	b := &p.breakers[phaseIndex(phase)]
+	asked := time.Now()
+	probe, err := b.allow(asked)
+	if err != nil {
+		return sdk.Verdict{}, err
+	}
 	v, err := p.ask(ctx, q)
-	p.stats.inFlight.Add(-1)
-	took := time.Since(start)
-	p.stats.done(took, kindOf(err))
-	return v, took, err
+	p.judge(ctx, b, probe, phase, asked, err)
+	if err == nil {
+		p.canary.compare(q, &v)
+	}
+	return v, err
+}
+
+// askSuspect asks about a message that is known as one that was in a process when it died; no breaker and no canary has
+// to do with those (RULES C3).
+func (p *Plugin) askSuspect(ctx context.Context, q *Question) (v sdk.Verdict, known bool, err error) {
+	if q.Key == nil || p.suspects.empty() {
+		return v, false, nil
+	}
+	key := q.Key()
+	switch convictions, suspected := p.suspects.lookup(key); {
+	case convictions >= 2:
+		return v, true, poison(convictions)
+	case suspected:
+		v, err = p.cell.ask(ctx, q, key)
+		return v, true, err
+	}
+	return v, false, nil
 }
 
 func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
-	if q.Key != nil && !p.suspects.empty() {
-		key := q.Key()
-		switch convictions, suspected := p.suspects.lookup(key); {
-		case convictions >= 2:
-			return sdk.Verdict{}, poison(convictions)
-		case suspected:
-			return p.cell.ask(ctx, q, key)
-		}
-	}
 	limited, cancel := context.WithTimeout(ctx, p.config.Timeout.Std())
 	defer cancel()
 	for {
@@ -43,14 +105,17 @@ func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 			return sdk.Verdict{}, err
 		}
 		v, err := proc.ask(limited, q)
-		if errors.Is(err, errNotAsked) {
+		if isNotAsked(err) {
 			p.leave(proc)
 			continue
 		}
-		if kindOf(err) != Crash || q.Key == nil {
+		if kindOf(err) != Crash {
 			return v, err
 		}
 		p.leave(proc)
+		if q.Key == nil {
+			return v, err
+		}
 		key, convictions := q.Key(), 0
 		if proc.diedAlone() {
 			convictions = 1
@@ -60,6 +125,8 @@ func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		return p.cell.ask(ctx, q, key)
 	}
 }
+
+func isNotAsked(err error) bool { return errors.Is(err, errNotAsked) }
 
 // leave makes sure that a dead process is not taken for a running one until run notices.
 func (p *Plugin) leave(proc *process) {
@@ -72,52 +139,4 @@ func (p *Plugin) leave(proc *process) {
 
 func poison(convictions int) error {
 	return failf(Poison, "the plugin died %d times with this message alone in it", convictions)
-}
-
-// maxShadow is the largest content that is kept for a question nobody waits for, in octets.
-const maxShadow = 1 << 20
-
-// Observe asks the plugin without making anybody wait (mode = "shadow"). The content is copied, so
-// the message may go; record is called with the outcome, once, from another goroutine. Questions beyond the
-// plugin's lanes, or larger than 1 MiB, are dropped and recorded as busy at once.
-func (p *Plugin) Observe(q *Question, record func(sdk.Verdict, time.Duration, error)) {
-	select {
-	case p.shadows <- struct{}{}:
-	default:
-		record(sdk.Verdict{}, 0, failf(Busy, "too many questions in shadow mode"))
-		return
-	}
-	length := q.length(p.Manifest().Want)
-	octets, err := copyContent(q, length)
-	if err != nil {
-		<-p.shadows
-		record(sdk.Verdict{}, 0, &Failure{Busy, err})
-		return
-	}
-	own := *q
-	own.Key = nil // never suspected: nothing waits for its verdict
-	own.Open = func() (io.Reader, error) { return bytes.NewReader(octets), nil }
-	go func() {
-		defer func() { <-p.shadows }()
-		ctx, cancel := context.WithTimeout(context.Background(), p.config.Timeout.Std())
-		defer cancel()
-		record(p.Ask(ctx, &own))
-	}()
-}
-
-func copyContent(q *Question, length int64) ([]byte, error) {
-	if length <= 0 {
-		return nil, nil
-	}
-	if length > maxShadow {
-		return nil, fmt.Errorf("%d octets are too many to keep for shadow mode", length)
-	}
-	c, err := q.open(length)
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	octets := make([]byte, length)
-	_, err = io.ReadFull(c, octets)
-	return octets, err
 }

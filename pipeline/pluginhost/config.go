@@ -29,6 +29,11 @@ type Config struct {
 	Memory    units.Size        `toml:"memory"`     // data that the process may hold; 0 is no limit
 	Read      []string          `toml:"read"`       // files and directories that it may read beside its own and the system's
 	Config    map[string]any    `toml:"config"`     // handed to the plugin
+
+	BreakerFailures int            `toml:"breaker_failures"` // so many failures in a row, and it is not waited for any more; 0: always waited for
+	BreakerWait     units.Duration `toml:"breaker_wait"`     // the longest time until it is tried again then
+
+	Canary Canary `toml:"canary"` // another version that is asked about a share of the mail
 }
 
 // The modes.
@@ -42,6 +47,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Timeout: units.Of(10 * time.Second), Lanes: 8, Mode: Enforce, Memory: 1 << 30,
+		BreakerFailures: 10, BreakerWait: units.Of(30 * time.Second),
 	}
 }
 
@@ -96,6 +102,13 @@ func (c *Config) Validate(builtins []string) error {
 	if c.Memory != 0 && c.Memory < 32<<20 {
 		report("memory", "%s, expected 0 or at least 32MB", c.Memory)
 	}
+	if c.BreakerFailures < 0 || c.BreakerFailures > 1000 {
+		report("breaker_failures", "%d, expected 0 (off) to 1000", c.BreakerFailures)
+	}
+	if c.BreakerWait.Std() < time.Second || c.BreakerWait.Std() > time.Hour {
+		report("breaker_wait", "%s, expected 1s to 1h", c.BreakerWait)
+	}
+	c.Canary.validate(builtins, report)
 	return errors.Join(problems...)
 }
 

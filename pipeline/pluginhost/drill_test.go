@@ -333,7 +333,7 @@ func TestStorm(t *testing.T) {
 	}
 	defer os.RemoveAll(run)
 	h := newHarness(t, "plain", func(c *Config, o *Options) {
-		c.Lanes, c.Timeout, o.RunDir = 16, units.Of(500*time.Millisecond), run
+		c.Lanes, c.Timeout, o.RunDir, c.BreakerFailures = 16, units.Of(500*time.Millisecond), run, 0
 	})
 	h.ready(t)
 	large := string(bytes.Repeat([]byte{'y'}, 400<<10))

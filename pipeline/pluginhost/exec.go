@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // execSpec is what `sluice plugin exec NAME` needs to know: from the host through the
@@ -57,10 +58,31 @@ func (l *launch) spec() (*execSpec, error) {
 		}
 		s.Read = append(s.Read, path)
 	}
+	l.files = fingerprint(append([]string{s.Program}, s.Read...))
 	for _, path := range c.Read {
 		s.Read = append(s.Read, l.absolute(path))
 	}
 	return s, nil
+}
+
+// fingerprint tells whether files were replaced: a reload starts a plugin anew whose program is another.
+func fingerprint(paths []string) string {
+	var b strings.Builder
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			fmt.Fprintf(&b, "%s: %v\n", path, err)
+			continue
+		}
+		if info.Mode().IsRegular() {
+			inode := uint64(0)
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+				inode = stat.Ino
+			}
+			fmt.Fprintf(&b, "%s: %d %d %d\n", path, inode, info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	return b.String()
 }
 
 func (l *launch) absolute(path string) string {

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // Options are the same for all plugins of a host. The zero value of each works, but for
@@ -31,6 +35,16 @@ type Options struct {
 	HealthEvery   time.Duration // 5 s
 	HealthTimeout time.Duration // 2 s
 	StopTimeout   time.Duration // between the request to end and SIGKILL; 2 s
+
+	// Linger is how long a plugin that a reload replaced or removed goes on after its last question, for messages
+	// that began before; 60 s, which is how long a message has by default.
+	Linger time.Duration
+
+	ShadowMemory int64 // content that is kept for questions of shadow mode, all together; 16 MiB
+
+	// Alert hears of what the administrator should know soon: a breaker that opened, a canary that was given up. It
+	// must not wait. nil: the log alone.
+	Alert func(plugin string, a sdk.Alert)
 }
 
 func (o *Options) setDefaults() {
@@ -43,6 +57,13 @@ func (o *Options) setDefaults() {
 	setDuration(&o.HealthEvery, 5*time.Second)
 	setDuration(&o.HealthTimeout, 2*time.Second)
 	setDuration(&o.StopTimeout, 2*time.Second)
+	setDuration(&o.Linger, time.Minute)
+	if o.ShadowMemory == 0 {
+		o.ShadowMemory = 16 << 20
+	}
+	if o.Alert == nil {
+		o.Alert = func(string, sdk.Alert) {}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -57,21 +78,33 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Host runs the plugins of one configuration. A new configuration gets a new Host; the old one
-// is stopped when nobody asks it any more.
+// Host runs the plugins of a configuration, and of those that follow it (Reload).
 type Host struct {
 	options Options
 	threads *starter
 	buffers *pool
-	plugins map[string]*Plugin
+	shadow  atomic.Int64 // octets of content that shadow questions hold
+
+	ctx     context.Context // of everything that runs
 	stop    context.CancelFunc
 	running sync.WaitGroup
+	closing chan struct{} // closed when Stop begins
+
+	reloading sync.Mutex // one Reload or Stop at a time
+	stopped   bool
+
+	mu      sync.RWMutex
+	plugins map[string]*Plugin // those of the configuration in force
+	leaving map[*Plugin]bool   // those of former ones that still run
 }
 
 // New returns a host without plugins.
 func New(o Options) *Host {
 	o.setDefaults()
-	return &Host{options: o, threads: &starter{work: make(chan func())}, buffers: newPool(), plugins: make(map[string]*Plugin)}
+	return &Host{
+		options: o, threads: &starter{work: make(chan func())}, buffers: newPool(), closing: make(chan struct{}),
+		plugins: make(map[string]*Plugin), leaving: make(map[*Plugin]bool),
+	}
 }
 
 // StartError says why a plugin does not run. Err may be a *FieldError or hold
@@ -89,21 +122,9 @@ func (e *StartError) Unwrap() error { return e.Err }
 // Start begins to run the plugins and returns. It is called once. Its error is about the tables;
 // whether a plugin started is WaitReady's to say. The plugins run until Stop, also when ctx ends.
 func (h *Host) Start(ctx context.Context, configs []Config) error {
-	var problems []error
-	for i := range configs {
-		c := configs[i]
-		if err := c.Validate(h.options.Builtins); err != nil {
-			problems = append(problems, &StartError{c.Name, err})
-			continue
-		}
-		if h.plugins[c.Name] != nil {
-			problems = append(problems, &StartError{c.Name, errors.New("there are two of that name")})
-			continue
-		}
-		h.plugins[c.Name] = newPlugin(h, c)
-	}
-	if err := errors.Join(problems...); err != nil {
-		h.plugins = make(map[string]*Plugin)
+	h.reloading.Lock()
+	defer h.reloading.Unlock()
+	if err := h.validate(configs); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(h.options.Dir)
@@ -114,19 +135,33 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 	if h.options.RunDir, err = makeRunDir(h.options.RunDir); err != nil {
 		return err
 	}
-	ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go h.startProcesses(ctx)
-	for _, p := range h.plugins {
-		if p.config.Mode == Off {
-			continue
-		}
-		h.running.Add(1)
-		go func() {
-			defer h.running.Done()
-			p.run(ctx)
-		}()
+	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go h.startProcesses(h.ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range configs {
+		p := newPlugin(h, c)
+		h.plugins[c.Name] = p
+		p.start()
 	}
 	return nil
+}
+
+// validate reports what is wrong with the tables, and names that are there twice.
+func (h *Host) validate(configs []Config) error {
+	var problems []error
+	names := make(map[string]bool, len(configs))
+	for i := range configs {
+		c := &configs[i]
+		if err := c.Validate(h.options.Builtins); err != nil {
+			problems = append(problems, &StartError{c.Name, err})
+		}
+		if names[c.Name] {
+			problems = append(problems, &StartError{c.Name, errors.New("there are two of that name")})
+		}
+		names[c.Name] = true
+	}
+	return errors.Join(problems...)
 }
 
 // makeRunDir makes the directory of this host's sockets, and removes those of servers that were
@@ -175,95 +210,68 @@ func (h *Host) startProcesses(ctx context.Context) {
 }
 
 // Plugin returns the plugin of that name, or nil.
-func (h *Host) Plugin(name string) *Plugin { return h.plugins[name] }
+func (h *Host) Plugin(name string) *Plugin {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.plugins[name]
+}
 
 // WaitReady waits until the first start of every plugin has succeeded or failed, and
 // returns the failures as *StartError, joined. Plugins that failed go on trying, unless their
 // settings are to blame.
 func (h *Host) WaitReady(ctx context.Context) error {
 	var problems []error
-	for _, name := range h.names() {
-		p := h.plugins[name]
-		if p.config.Mode == Off {
-			continue
-		}
-		select {
-		case <-p.first:
-			if err := p.firstError(); err != nil {
-				problems = append(problems, &StartError{name, err})
-			}
-		case <-ctx.Done():
-			problems = append(problems, &StartError{name, errors.New("it is still starting")})
+	for _, p := range h.list() {
+		if err := p.waitFirst(ctx); err != nil {
+			problems = append(problems, err)
 		}
 	}
 	return errors.Join(problems...)
 }
 
-func (h *Host) names() []string {
-	names := make([]string, 0, len(h.plugins))
-	for name := range h.plugins {
-		names = append(names, name)
+// list returns the plugins of the configuration in force, by name.
+func (h *Host) list() []*Plugin {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	list := make([]*Plugin, 0, len(h.plugins))
+	for _, name := range slices.Sorted(maps.Keys(h.plugins)) {
+		list = append(list, h.plugins[name])
 	}
-	sort.Strings(names)
-	return names
+	return list
 }
 
 // Stop lets questions in flight finish while ctx lasts, refuses new ones as busy, and ends
-// every process. It returns when all are gone.
+// every process. It returns when all are gone. It may be called twice.
 func (h *Host) Stop(ctx context.Context) error {
 	if h.stop == nil {
 		return nil
 	}
+	h.mu.Lock()
+	select {
+	case <-h.closing:
+	default:
+		close(h.closing) // a Reload under way gives up
+	}
+	h.mu.Unlock()
+	h.reloading.Lock()
+	defer h.reloading.Unlock()
+	h.stopped = true
+	all := h.list()
+	h.mu.RLock()
+	all = slices.AppendSeq(all, maps.Keys(h.leaving))
+	h.mu.RUnlock()
+	problems := make([]error, len(all))
 	var drained sync.WaitGroup
-	var late sync.Map
-	for name, p := range h.plugins {
-		drained.Add(1)
-		go func() {
-			defer drained.Done()
+	for i, p := range all {
+		drained.Go(func() {
 			if !p.drain(ctx) {
-				late.Store(name, true)
+				problems[i] = fmt.Errorf("stop plugin %s: questions were still in flight", p.name)
 			}
-		}()
+		})
 	}
 	drained.Wait()
 	h.stop()
 	h.running.Wait()
 	_ = os.RemoveAll(h.options.RunDir)
-	var problems []error
-	for _, name := range h.names() {
-		if _, ok := late.Load(name); ok {
-			problems = append(problems, fmt.Errorf("stop plugin %s: questions were still in flight", name))
-		}
-	}
 	return errors.Join(problems...)
-}
-
-// State is one line of `sluice plugin list`.
-type State struct {
-	Name     string          `json:"name"`
-	State    string          `json:"state"` // starting, ready, waiting, failed, stopping, off
-	Mode     string          `json:"mode"`
-	Plugin   string          `json:"plugin"` // what it calls itself
-	Version  string          `json:"version"`
-	PID      int             `json:"pid"`
-	Since    time.Time       `json:"since"`
-	Restarts int             `json:"restarts"`
-	Lanes    int             `json:"lanes"`
-	Lost     int             `json:"lanes_lost"`
-	InFlight int64           `json:"in_flight"`
-	Asked    uint64          `json:"asked"`
-	P50      time.Duration   `json:"p50_ns"`
-	P99      time.Duration   `json:"p99_ns"`
-	Failures map[Kind]uint64 `json:"failures"`
-	Suspects int             `json:"suspects"`
-	Why      string          `json:"why"` // the last start error or death
-}
-
-// States lists the plugins by name.
-func (h *Host) States() []State {
-	list := make([]State, 0, len(h.plugins))
-	for _, name := range h.names() {
-		list = append(list, h.plugins[name].describe())
-	}
-	return list
 }

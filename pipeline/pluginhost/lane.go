@@ -31,6 +31,8 @@ const (
 // process.free owns it until it puts it back; a goroutine of its own reads the stream.
 type lane struct {
 	p      *process
+	home   chan *lane  // where it waits while it is free
+	extra  bool        // the lane of events, which is not one of p.lanes
 	result chan result // what the reader saw for the question of id `waiting`
 
 	id     uint64 // of the last question
@@ -40,6 +42,7 @@ type lane struct {
 	mu      sync.Mutex
 	reading wire.Plugin_LaneClient // the stream whose reader may report
 	waiting uint64                 // 0: nobody waits
+	body    *newBody               // of the question of id waiting
 	broken  bool                   // reading has ended
 }
 
@@ -48,7 +51,9 @@ type result struct {
 	err    error // the stream ended
 }
 
-func newLane(p *process) *lane { return &lane{p: p, result: make(chan result, 1)} }
+func newLane(p *process, home chan *lane) *lane {
+	return &lane{p: p, home: home, result: make(chan result, 1)}
+}
 
 // open makes sure that there is a stream.
 func (l *lane) open() error {
@@ -106,6 +111,10 @@ func (l *lane) read(stream wire.Plugin_LaneClient, reset context.CancelFunc) {
 			l.mu.Unlock()
 			return
 		}
+		if b := f.GetBody(); b != nil {
+			l.take(stream, b)
+			continue
+		}
 		a := f.GetAnswer()
 		if a == nil {
 			continue
@@ -115,6 +124,19 @@ func (l *lane) read(stream wire.Plugin_LaneClient, reset context.CancelFunc) {
 			l.deliver(result{answer: a})
 		}
 		l.mu.Unlock()
+	}
+}
+
+// take hands a piece of a new body to who asked. It comes before the answer, on the same stream.
+func (l *lane) take(stream wire.Plugin_LaneClient, b *wire.Body) {
+	l.mu.Lock()
+	var body *newBody
+	if l.reading == stream && l.waiting != 0 && b.GetId() == l.waiting {
+		body = l.body
+	}
+	l.mu.Unlock()
+	if body != nil {
+		body.write(b.GetData())
 	}
 }
 
@@ -136,25 +158,59 @@ func (l *lane) answered() bool {
 // ask asks one question. It returns when ctx ends, whatever the plugin does; the lane
 // goes back to the free ones by itself.
 func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
-	length := q.length(l.p.manifest.Want)
-	content, err := q.open(length)
+	ask, err := newAsk(ctx, q)
 	if err != nil {
-		l.p.free <- l
+		l.home <- l
+		return sdk.Verdict{}, &Failure{Error, err}
+	}
+	content, err := q.open(q.length(&l.p.manifest))
+	if err != nil {
+		l.home <- l
 		return sdk.Verdict{}, failf(Error, "read the message: %w", err)
 	}
 	defer content.close()
-	if err := l.begin(); err != nil {
-		l.p.free <- l
+	if q.parsed(&l.p.manifest) {
+		content.parsed = q.Parsed
+	}
+	body := newBodyOf(q, &l.p.manifest)
+	defer body.close()
+	if err := l.begin(body); err != nil {
+		l.home <- l
 		if err = l.brokenLane(ctx, err); kindOf(err) == Crash {
 			err = errNotAsked // it was never in the process that died
 		}
 		return sdk.Verdict{}, err
 	}
-	ask := &wire.Ask{Id: l.id, Phase: wire.Phase_PHASE_CONTENT, Envelope: wire.ToEnvelope(&q.Envelope), Size: q.Size}
+	ask.Id = l.id
+	v, err := l.exchange(ctx, ask, content)
+	if err == nil {
+		if err = body.agrees(&v); err != nil {
+			err = &Failure{Invalid, err}
+		}
+	}
+	return v, err
+}
+
+// newAsk puts a question on the wire, but for its id.
+func newAsk(ctx context.Context, q *Question) (*wire.Ask, error) {
+	phase, err := wire.ToPhase(q.phase())
+	if err != nil {
+		return nil, err
+	}
+	event, err := wire.ToEvent(q.Event)
+	if err != nil {
+		return nil, err
+	}
+	ask := &wire.Ask{Phase: phase, Envelope: wire.ToEnvelope(&q.Envelope), Size: q.Size, Event: event}
 	if deadline, ok := ctx.Deadline(); ok {
 		ask.DeadlineUnixNano = deadline.UnixNano()
 	}
-	if length <= inline {
+	return ask, nil
+}
+
+// exchange sends a question and waits for its answer.
+func (l *lane) exchange(ctx context.Context, ask *wire.Ask, content *content) (sdk.Verdict, error) {
+	if content.length <= inline && content.parsed == nil {
 		return l.askInline(ctx, ask, content)
 	}
 	sent := make(chan error, 1)
@@ -168,7 +224,7 @@ func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 
 // begin makes the lane expect the answer to its next question. A stream that the plugin ended
 // while the lane was idle is replaced.
-func (l *lane) begin() error {
+func (l *lane) begin(body *newBody) error {
 	for range 3 {
 		if err := l.open(); err != nil {
 			return err
@@ -177,7 +233,7 @@ func (l *lane) begin() error {
 		ok := !l.broken
 		if ok {
 			l.id++
-			l.waiting = l.id
+			l.waiting, l.body = l.id, body
 		}
 		l.mu.Unlock()
 		if ok {
@@ -212,6 +268,11 @@ func (l *lane) send(ask *wire.Ask, content *content) error {
 			return err
 		}
 	}
+	if content.parsed != nil && !l.answered() {
+		if err := l.sendParsed(content); err != nil {
+			return err
+		}
+	}
 	return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_End{End: &wire.End{Id: l.id}}})
 }
 
@@ -238,6 +299,16 @@ func (l *lane) sendContent(content *content) error {
 		}
 	}
 	return nil
+}
+
+// sendParsed sends the shared parse.
+func (l *lane) sendParsed(content *content) error {
+	parsed, err := content.parse()
+	if err != nil { // our own trouble, or nobody waits any more
+		return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Cancel{Cancel: &wire.Cancel{Id: l.id}}})
+	}
+	l.p.moves.Add(1)
+	return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Parsed{Parsed: wire.ToParsed(l.id, parsed)}})
 }
 
 // await waits for the answer, and sees to it that the lane comes back.

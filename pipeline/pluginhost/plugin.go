@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -30,10 +31,20 @@ type Plugin struct {
 	stats    stats
 	suspects *suspects
 	cell     cell
+	canary   *canary       // nil: there is none
+	role     string        // "", or ".canary": what distinguishes its state directory
 	shadows  chan struct{} // questions that nobody waits for
+	events   events
+	breakers [maxPhase]breaker
 
 	first   chan struct{} // closed when the first start has succeeded or failed
 	started sync.Once
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when it runs no more
+
+	successor atomic.Pointer[Plugin] // who answers in its place, once it does not any more
+	asked     atomic.Int64           // when the last question came, in nanoseconds since 1970
+	old       *Plugin                // whom it replaces; of the goroutine of run, until the first start
 
 	mu       sync.Mutex
 	state    string
@@ -45,13 +56,26 @@ type Plugin struct {
 	next     time.Time     // of the next start while waiting
 	changed  chan struct{} // closed at each change of the above
 	restarts int
+	files    string // what the program's files were at the last start
 }
 
 func newPlugin(h *Host, c Config) *Plugin {
+	p := newRole(h, c, "")
+	if c.Canary.Share > 0 && c.Mode != Off {
+		p.canary = newCanary(h, c)
+	}
+	return p
+}
+
+func newRole(h *Host, c Config, role string) *Plugin {
 	p := &Plugin{
-		name: c.Name, config: c, host: h, log: h.options.Logger.With("plugin", c.Name),
+		name: c.Name, config: c, host: h, role: role, log: h.options.Logger.With("plugin", c.Name+role),
 		suspects: newSuspects(h.options.Now), shadows: make(chan struct{}, c.Lanes),
-		first: make(chan struct{}), changed: make(chan struct{}), state: stateStarting, since: time.Now(),
+		first: make(chan struct{}), changed: make(chan struct{}), done: make(chan struct{}), state: stateStarting, since: time.Now(),
+	}
+	p.events.wake = make(chan struct{}, 1)
+	for i := range p.breakers {
+		p.breakers[i] = breaker{limit: c.BreakerFailures, longest: c.BreakerWait.Std(), span: min(breakerSpan, c.Timeout.Std())}
 	}
 	p.cell.plugin, p.cell.turn = p, make(chan struct{}, 1)
 	if c.Mode == Off {
@@ -107,17 +131,72 @@ func (p *Plugin) triedOnce(err error) {
 	})
 }
 
+// start begins to run it, until the host stops or finish is called.
+func (p *Plugin) start() {
+	if p.config.Mode == Off {
+		p.cancel = func() {}
+		close(p.done)
+		return
+	}
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(p.host.ctx)
+	p.host.running.Go(func() {
+		defer close(p.done)
+		p.run(ctx)
+	})
+	if p.canary != nil {
+		p.canary.plugin.start()
+	}
+}
+
+// finish ends it when its questions are answered, or when ctx ends.
+func (p *Plugin) finish(ctx context.Context) bool {
+	ok := p.drain(ctx)
+	if p.canary != nil {
+		p.canary.plugin.cancel()
+		<-p.canary.plugin.done
+	}
+	p.cancel()
+	<-p.done
+	return ok
+}
+
+// waitFirst waits for the first start.
+func (p *Plugin) waitFirst(ctx context.Context) error {
+	if p.config.Mode == Off {
+		return nil
+	}
+	select {
+	case <-p.first:
+		if err := p.firstError(); err != nil {
+			return &StartError{p.name, err}
+		}
+	case <-ctx.Done():
+		return &StartError{p.name, errors.New("it is still starting")}
+	}
+	if p.canary != nil {
+		if err := p.canary.plugin.waitFirst(ctx); err != nil {
+			return &StartError{p.name, &FieldError{Key: "canary", Problem: err.Error()}}
+		}
+	}
+	return nil
+}
+
 // run keeps a process running until ctx ends.
 func (p *Plugin) run(ctx context.Context) {
 	defer p.cell.stop()
 	var endings sync.WaitGroup
 	defer endings.Wait()
+	endings.Go(func() { p.tellEvents(ctx) })
 	for deaths := 0; ctx.Err() == nil; deaths++ {
 		if deaths > 0 && !p.wait(ctx, backoff(deaths-1)) {
 			return
 		}
 		p.set(stateStarting, nil)
-		proc, err := p.launch("").start(ctx)
+		l := p.launch("")
+		l.described = p.takeOver
+		proc, err := l.start(ctx)
+		p.noteFiles(l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -143,11 +222,7 @@ func (p *Plugin) run(ctx context.Context) {
 			return
 		}
 		p.died(proc)
-		endings.Add(1)
-		go func() {
-			defer endings.Done()
-			proc.end()
-		}()
+		endings.Go(proc.end)
 		switch {
 		case time.Since(proc.started) > 30*time.Second:
 			deaths = 0
@@ -195,7 +270,7 @@ func (p *Plugin) wait(ctx context.Context, d time.Duration) bool {
 // launch prepares a start; suffix distinguishes the state directory of a cell.
 func (p *Plugin) launch(suffix string) *launch {
 	o := &p.host.options
-	dir, err := makeStateDir(o.StateDir, p.name+suffix)
+	dir, err := makeStateDir(o.StateDir, p.name+p.role+suffix)
 	if err != nil {
 		p.log.Error("plugin has no state directory", "why", err)
 	}
@@ -215,6 +290,9 @@ func (p *Plugin) current(ctx context.Context) (*process, error) {
 		case stateOff:
 			return nil, failf(Error, "the plugin is off")
 		case stateStopping:
+			if p.successor.Load() != nil {
+				return nil, errMoved
+			}
 			return nil, failf(Busy, "the plugin is being stopped")
 		case stateFailed:
 			return nil, failf(Error, "the plugin refuses its settings: %w", err)
@@ -246,22 +324,4 @@ func (p *Plugin) drain(ctx context.Context) bool {
 		}
 	}
 	return true
-}
-
-func (p *Plugin) describe() State {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := State{
-		Name: p.name, State: p.state, Mode: p.config.Mode, Plugin: p.manifest.Name, Version: p.manifest.Version,
-		Since: p.since, Restarts: p.restarts, InFlight: p.stats.inFlight.Load(), Asked: p.stats.asked.Load(),
-		P50: p.stats.quantile(0.5), P99: p.stats.quantile(0.99), Failures: p.stats.failuresByKind(),
-		Suspects: p.suspects.len(),
-	}
-	if p.process != nil {
-		s.PID, s.Lanes, s.Lost = p.process.runner.pid, p.process.lanes, int(p.process.lost.Load())
-	}
-	if p.err != nil {
-		s.Why = p.err.Error()
-	}
-	return s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,9 +41,10 @@ type process struct {
 	cancel context.CancelFunc
 	gone   sync.WaitGroup // goroutines of this process
 
-	free  chan *lane // slots that nobody uses
-	lanes int
-	lost  atomic.Int32 // slots whose handler may still be running
+	free   chan *lane // slots that nobody uses
+	events chan *lane // the lane of events, while nobody uses it
+	lanes  int
+	lost   atomic.Int32 // slots whose handler may still be running
 
 	moves    atomic.Uint64 // frames that went either way
 	answered atomic.Uint64 // questions that were answered
@@ -67,7 +69,8 @@ func (p *process) noteDeath() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dead = true
-	p.alone = p.reason == "" && p.lanes-len(p.free) == 1 && p.answered.Load() > 0
+	inside := p.lanes - len(p.free) + cap(p.events) - len(p.events)
+	p.alone = p.reason == "" && inside == 1 && p.answered.Load() > 0
 }
 
 // end releases what a dead process leaves behind and waits for its goroutines.
@@ -108,24 +111,31 @@ func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		return sdk.Verdict{}, errNotAsked
 	}
 	defer p.gone.Done()
+	free := p.free
+	if q.phase() == sdk.PhaseEvent {
+		if q.Event == nil || !slices.Contains(p.manifest.Events, q.Event.Kind) {
+			return sdk.Verdict{}, failf(Error, "the plugin does not take such events")
+		}
+		free = p.events
+	}
 	var l *lane
 	select {
-	case l = <-p.free:
+	case l = <-free:
 	default:
 		select {
-		case l = <-p.free:
+		case l = <-free:
 		case <-p.ctx.Done():
 			return sdk.Verdict{}, errNotAsked
 		case <-ctx.Done():
-			return sdk.Verdict{}, failf(Busy, "all %d lanes are taken", p.lanes)
+			return sdk.Verdict{}, failf(Busy, "all %d lanes are taken", cap(free))
 		}
 	}
 	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
-		p.free <- l
+		free <- l
 		return sdk.Verdict{}, errNotAsked
 	}
 	if ctx.Err() != nil { // found a lane at the last moment
-		p.free <- l
+		free <- l
 		return sdk.Verdict{}, failf(Busy, "no lane came free in time")
 	}
 	v, err := l.ask(ctx, q)

@@ -9,24 +9,61 @@ import (
 	"github.com/sluicemail/sluice/sdk/wire"
 )
 
-// Question is what a plugin is asked.
+// Question is what a plugin is asked. The functions are called from goroutines of
+// this package, one at a time, and none of them any more once Ask has returned.
 type Question struct {
+	Phase      sdk.Phase // "" is PhaseContent
 	Envelope   sdk.Envelope
+	Event      *sdk.Event                // in PhaseEvent
 	Size       int64                     // octets of header and body
 	HeaderSize int64                     // octets up to and including the empty line
-	Open       func() (io.Reader, error) // the octets from the start; called once an attempt; closed if it is an io.Closer
+	Open       func() (io.Reader, error) // the octets from the start; called once an attempt; closed if it is an io.Closer; nil: there are none
 	Key        func() [32]byte           // SHA-256 of the message as it arrived; called only when suspicion falls on it
+
+	// Parsed returns the shared parse; it is called once an attempt, and only if the plugin's
+	// manifest asks for it. nil: there is none.
+	Parsed func() (*sdk.Parsed, error)
+
+	// Body returns where a new body goes (sdk.ReplaceBody). It is called at the first frame of one, once an
+	// attempt: what an attempt before wrote is void. Whoever gave it owns what was written, also after a failure. An
+	// error of the writer makes the answer invalid, so that the writer says how large a body may be. nil: a new body is invalid.
+	Body func() (io.Writer, error)
 }
 
-// length is how many octets of content a plugin wants.
-func (q *Question) length(want sdk.Want) int64 {
-	switch want {
-	case sdk.WantAll:
-		return q.Size
-	case sdk.WantHeader:
-		return min(q.HeaderSize, q.Size)
+// phase returns the phase.
+func (q *Question) phase() sdk.Phase {
+	if q.Phase == "" {
+		return sdk.PhaseContent
 	}
-	return 0
+	return q.Phase
+}
+
+// length is how many octets of content a plugin wants and may have.
+func (q *Question) length(m *sdk.Manifest) int64 {
+	var n int64
+	switch {
+	case q.Open == nil:
+	case m.Want == sdk.WantAll:
+		n = q.Size
+	case m.Want == sdk.WantHeader:
+		n = min(q.HeaderSize, q.Size)
+	}
+	if m.MaxContent > 0 {
+		n = min(n, m.MaxContent)
+	}
+	return n
+}
+
+// parsed reports whether the shared parse is to be sent.
+func (q *Question) parsed(m *sdk.Manifest) bool {
+	if !m.Parsed || q.Parsed == nil {
+		return false
+	}
+	switch q.phase() {
+	case sdk.PhaseContent, sdk.PhaseRoute, sdk.PhaseEvent:
+		return true
+	}
+	return false
 }
 
 func (q *Question) open(length int64) (*content, error) {
@@ -45,10 +82,28 @@ func (q *Question) open(length int64) (*content, error) {
 // errClosed stops a sender whose asker is gone.
 var errClosed = errors.New("nobody waits for the answer any more")
 
-// content is the octets of one attempt. After close nothing is read from the message,
+// parse calls the question's Parsed, unless nobody waits for the answer any more.
+func (c *content) parse() (*sdk.Parsed, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	parsed, err := c.parsed()
+	if err == nil && parsed == nil {
+		err = errors.New("there is no shared parse")
+	}
+	if err != nil {
+		c.err = err
+	}
+	return parsed, err
+}
+
+// content is the octets of one attempt, and their parse. After close nothing is read from the message,
 // even if a sender still runs: the message may be gone by then.
 type content struct {
 	length int64
+	parsed func() (*sdk.Parsed, error) // nil: not asked for
 
 	mu     sync.Mutex
 	from   io.Reader

@@ -39,7 +39,7 @@ func (l *lane) back(err error) {
 	if err != nil {
 		l.close()
 	}
-	l.p.free <- l
+	l.home <- l
 }
 
 // abandon puts the lane back without its stream, which the other side ended: its slot is free. If that was the
@@ -55,7 +55,7 @@ func (l *lane) abandon(sent chan error) {
 		case <-time.After(deathTime):
 		}
 		l.close()
-		l.p.free <- l
+		l.home <- l
 	}()
 }
 
@@ -71,10 +71,10 @@ func (l *lane) cancelled(sent chan error) {
 	switch {
 	case r.err == nil:
 		l.p.resets.Store(0)
-		l.p.free <- l
+		l.home <- l
 	case stop.Stop(): // the plugin ended the stream
 		l.close()
-		l.p.free <- l
+		l.home <- l
 	default:
 		l.drop()
 	}
@@ -85,6 +85,11 @@ func (l *lane) cancelled(sent chan error) {
 // while as many lanes were reset as it has, is replaced.
 func (l *lane) drop() {
 	l.close()
+	if l.extra { // events alone are lost with it
+		l.p.gone.Add(1)
+		go l.recover()
+		return
+	}
 	lost := l.p.lost.Add(1)
 	if resets := l.p.resets.Add(1); int(lost) >= l.p.lanes || int(resets) >= 2*l.p.lanes {
 		if l.p.ctx.Err() == nil {
@@ -110,8 +115,10 @@ func (l *lane) recover() {
 		}
 		header, err := l.stream.Header() // ends with the stream at the latest
 		if err == nil && header != nil {
-			l.p.lost.Add(-1)
-			l.p.free <- l
+			if !l.extra {
+				l.p.lost.Add(-1)
+			}
+			l.home <- l
 			return
 		}
 	}

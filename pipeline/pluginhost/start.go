@@ -33,6 +33,9 @@ type launch struct {
 	log      *slog.Logger
 	stateDir string
 	dir      string // working directory, the configuration's
+
+	described func(*sdk.Manifest) // called between Describe and Configure; may be nil
+	files     string              // what the program's files are, after spec
 }
 
 // badSettings is a start error that will not go away by itself.
@@ -171,6 +174,9 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	if err != nil {
 		return &badSettings{fmt.Errorf("describe: %w", err)}
 	}
+	if l.described != nil {
+		l.described(&p.manifest)
+	}
 	p.lanes = l.config.Lanes
 	if p.manifest.MaxLanes > 0 {
 		p.lanes = min(p.lanes, p.manifest.MaxLanes)
@@ -180,7 +186,13 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	}
 	p.free = make(chan *lane, p.lanes)
 	for range p.lanes {
-		p.free <- newLane(p)
+		p.free <- newLane(p, p.free)
+	}
+	if len(p.manifest.Events) > 0 {
+		p.events = make(chan *lane, 1)
+		l := newLane(p, p.events)
+		l.extra = true
+		p.events <- l
 	}
 	return nil
 }
@@ -191,8 +203,8 @@ func checkManifest(m *sdk.Manifest) error {
 		return fmt.Errorf("the plugin calls itself %.80q, expected small letters, digits and hyphens", m.Name)
 	case len(m.Version) > 200 || printable(m.Version) != m.Version: // people read it in a terminal
 		return errors.New("its version is longer than 200 octets or has characters that cannot be printed")
-	case len(m.Phases) == 0:
-		return errors.New("it takes part in no phase that this version knows")
+	case len(m.Phases) == 0 && len(m.Events) == 0:
+		return errors.New("it takes part in no phase that this version knows, and takes no events")
 	}
 	return nil
 }
@@ -203,7 +215,7 @@ func (p *process) configure(ctx context.Context, l *launch) error {
 		return &badSettings{fmt.Errorf("configure: config.%w", err)}
 	}
 	answer, err := p.client.Configure(ctx, &wire.ConfigureRequest{
-		Config: table, StateDir: l.stateDir, Lanes: uint32(p.lanes),
+		Config: table, StateDir: l.stateDir, Lanes: uint32(p.lanes), Dir: l.dir,
 	})
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)

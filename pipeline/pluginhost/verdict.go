@@ -20,11 +20,24 @@ const (
 	maxText       = 2000 // octets of a reason's text, a reply or a tag
 	maxSymbol     = 200  // octets of a symbol, a detection or a tag's name
 	maxValue      = 60000
+	maxAlerts     = 20
+	maxRoute      = 100 // addresses of a Route
+	maxAddress    = 320 // octets; RFC 5321 section 4.5.3.1 has 64 and 255
 )
 
 // checkVerdict refuses a verdict that breaks the contract.
 func checkVerdict(v *sdk.Verdict, q *Question) error {
-	err := checkOpinion(v.Action, v.Score, v.Reasons, v.Detections, v.Changes)
+	phase := q.phase()
+	err := checkOpinion(v.Action, v.Score, v.Reasons, v.Detections)
+	if err == nil {
+		err = checkChanges(v.Changes, q, false)
+	}
+	if err == nil {
+		err = checkRoute(v.Route, phase)
+	}
+	if err == nil {
+		err = checkAlerts(v.Alerts)
+	}
 	if err != nil {
 		return err
 	}
@@ -53,7 +66,14 @@ func checkVerdict(v *sdk.Verdict, q *Question) error {
 			return fmt.Errorf("two verdicts for %.80q", r.Recipient)
 		}
 		known[r.Recipient] = false
-		if err := checkOpinion(r.Action, r.Score, r.Reasons, r.Detections, r.Changes); err != nil {
+		err := checkOpinion(r.Action, r.Score, r.Reasons, r.Detections)
+		if err == nil {
+			err = checkChanges(r.Changes, q, true)
+		}
+		if err == nil {
+			err = checkRoute(r.Route, phase)
+		}
+		if err != nil {
 			return fmt.Errorf("for %.80q: %w", r.Recipient, err)
 		}
 	}
@@ -62,12 +82,15 @@ func checkVerdict(v *sdk.Verdict, q *Question) error {
 
 // checkOpinion leaves the reply alone: an opinion counts however badly it is worded, and the
 // core replaces a reply that is not fit for the wire.
-func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detections []string, changes []sdk.Change) error {
+func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detections []string) error {
+	if action > sdk.Reject {
+		return fmt.Errorf("unknown action %d", action)
+	}
 	if !finite(score) {
 		return errors.New("the score is not a finite number")
 	}
-	if len(reasons) > maxReasons || len(detections) > maxDetections || len(changes) > maxChanges {
-		return fmt.Errorf("more than %d reasons, %d detections or %d changes", maxReasons, maxDetections, maxChanges)
+	if len(reasons) > maxReasons || len(detections) > maxDetections {
+		return fmt.Errorf("more than %d reasons or %d detections", maxReasons, maxDetections)
 	}
 	for _, r := range reasons {
 		switch {
@@ -84,11 +107,6 @@ func checkOpinion(action sdk.Action, score float64, reasons []sdk.Reason, detect
 			return fmt.Errorf("the detection %.40q is empty, too long or has control characters", d)
 		}
 	}
-	for i, c := range changes {
-		if err := checkChange(c); err != nil {
-			return fmt.Errorf("change %d: %w", i+1, err)
-		}
-	}
 	return nil
 }
 
@@ -96,17 +114,3 @@ func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // control finds what would break a line of a log, a trace or a header.
 func control(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
-
-func checkChange(c sdk.Change) error {
-	// RFC 5322 section 2.2: printable US-ASCII except colon; section 2.1.1: a line has 998 octets.
-	if c.Name == "" || len(c.Name) > 200 || strings.ContainsFunc(c.Name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
-		return fmt.Errorf("%.80q is not the name of a field", c.Name)
-	}
-	if len(c.Value) > maxValue {
-		return fmt.Errorf("the value of %.80q is longer than %d octets", c.Name, maxValue)
-	}
-	if strings.ContainsAny(c.Value, "\r\n\x00") {
-		return fmt.Errorf("the value of %.80q has CR, LF or NUL", c.Name)
-	}
-	return nil
-}
