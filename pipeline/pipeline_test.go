@@ -35,6 +35,21 @@ type everybody struct{}
 
 func (everybody) Recipient(context.Context, *Message, *Recipient) Reply { return Reply{} }
 
+// Target knows everybody but a few.
+func (everybody) Target(_ context.Context, _ *Message, r *Recipient) Reply {
+	switch local, _, _ := strings.Cut(r.Address, "@"); local {
+	case "nobody":
+		return ReplyNoMailbox
+	case "remote":
+		return ReplyNoRemote
+	case "full":
+		return ReplyMailboxFull
+	case "later":
+		return ReplyTryLater
+	}
+	return Reply{}
+}
+
 // stageFunc is a stage.
 type stageFunc func(context.Context, *Message) error
 
@@ -58,13 +73,22 @@ func newBench(t *testing.T, stages ...Stage) *bench {
 // message makes one with accounts 1, 2, 3 ... behind its recipients.
 func (b *bench) message(t *testing.T, origin sdk.Origin, recipients ...string) *Message {
 	t.Helper()
+	return b.messageOf(t, nil, origin, recipients...)
+}
+
+// messageOf makes one in a session.
+func (b *bench) messageOf(t *testing.T, s *Session, origin sdk.Origin, recipients ...string) *Message {
+	t.Helper()
 	sp := b.blobs.NewSpool()
 	fmt.Fprintf(sp, "Subject: x\r\n\r\n%s\r\n", strings.Repeat("x", 900))
 	draft, err := sp.Finish()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Message{Origin: origin, Peer: &Peer{}, Sender: "a@example.net", Received: time.Now()}
+	m := &Message{Origin: origin, Peer: &Peer{}, Session: s, Sender: "a@example.net", Received: time.Now()}
+	if reply := b.Sender(context.Background(), m); !reply.OK() {
+		t.Fatal(reply)
+	}
 	for i, address := range recipients {
 		if reply := b.Recipient(context.Background(), m, address, RecipientParams{}); !reply.OK() {
 			t.Fatal(reply)

@@ -6,6 +6,11 @@
 // is per recipient (RULES A2). A plugin that fails stands for its on_failure,
 // here by default accept: mail goes on, with a field X-Sluice-Unscanned.
 //
+// The plugins of the list that ask for it are also asked at connect, MAIL and RCPT
+// (package pipeline, phases.go). What they said then about the session, the
+// transaction and a recipient is part of the score that is compared here, once for
+// each message; what they wanted done has been done, or sticks to the recipients.
+//
 // Untrusted input: the plugins' verdicts. Package pipeline checks them.
 package antispam
 
@@ -71,6 +76,11 @@ func (s *Stage) Name() string { return pipeline.StageAntiSpam }
 // Process asks the plugins and compares each recipient's score with the thresholds.
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
+	scored := m.Score != 0
+	for _, r := range m.Recipients {
+		scored = scored || r.Score != 0
+	}
+	m.StampEarly()
 	answers := s.panel.Ask(ctx, m)
 	s.panel.Settle(m, answers)
 	for i := range answers {
@@ -79,7 +89,7 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	for _, r := range m.Recipients {
 		r.Take(s.threshold(m.Score + r.Score))
 	}
-	if len(answers) > 0 {
+	if scored || len(answers) > 0 {
 		s.stampScore(m)
 	}
 	s.traceTotal(m, time.Since(start))

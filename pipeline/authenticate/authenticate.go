@@ -1,5 +1,5 @@
 // Package authenticate is the stage that finds out who sent a message: SPF, iprev, DKIM and DMARC. It writes what it
-// found into an Authentication-Results field and into tags for later stages and plugins, and, with dmarc = "enforce",
+// found into an Authentication-Results field and into Message.Auth for later stages and plugins, and, with dmarc = "enforce",
 // obeys what the author's domain asks for.
 //
 // Who gets what (RULES A1): a stranger's message gets all four; SPF, iprev and DMARC say something about the peer that
@@ -22,7 +22,7 @@
 // author's domain is asked and the strictest answer holds. A From field in which no domain can be found is junk. A
 // message without any From field shows no author whom one could fake: it has no DMARC result and goes on.
 //
-// Tags set: iprev, spf, dkim, dmarc (the result words), spf.domain, dkim.domains and dmarc.domain.
+// What plugins see of Message.Auth is sdk.Envelope.Auth. No plugin can change it, and tags of the same names mean nothing.
 //
 // RFCs: 5322, 6376, 8463, 7208, 7489, 8301, 8601, and of 9989 the tags np, psd and t. ARC (8617), the tree walk and
 // reports are not done here yet.
@@ -31,6 +31,7 @@ package authenticate
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,7 +91,7 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	if err != nil {
 		return err
 	}
-	s.tag(m, &r)
+	m.Auth = s.auth(m, &r)
 	s.decide(m, &r)
 	s.record(m, &r, removed, start)
 	return nil
@@ -140,35 +141,30 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 	return ctx.Err() // the peer's time, not our five seconds
 }
 
-// tag lets later stages and plugins see what was found.
-func (s *Stage) tag(m *pipeline.Message, r *results) {
-	if m.Tags == nil {
-		m.Tags = make(map[string]string, 8)
-	}
-	for _, name := range []string{"iprev", "spf", "spf.domain", "dkim", "dkim.domains", "dmarc", "dmarc.domain"} {
-		delete(m.Tags, name)
-	}
+// auth is what later stages and plugins are told.
+func (s *Stage) auth(m *pipeline.Message, r *results) *pipeline.Auth {
+	a := &pipeline.Auth{}
 	if r.iprev != nil {
-		m.Tags["iprev"] = r.iprev.result
+		a.IPRev = r.iprev.result
 	}
 	if r.spf != nil {
-		m.Tags["spf"], m.Tags["spf.domain"] = r.spf.result, r.spf.domain
+		a.SPF, a.SPFDomain = r.spf.result, r.spf.domain
 	}
 	if s.Config.DKIM {
-		m.Tags["dkim"] = dkimSummary(r.dkim)
-		var passed []string
+		a.DKIM = dkimSummary(r.dkim)
 		for i := range r.dkim {
-			if r.dkim[i].result == resultPass {
-				passed = append(passed, r.dkim[i].domain)
+			if r.dkim[i].result == resultPass && !slices.Contains(a.DKIMDomains, r.dkim[i].domain) {
+				a.DKIMDomains = append(a.DKIMDomains, r.dkim[i].domain)
 			}
-		}
-		if len(passed) > 0 {
-			m.Tags["dkim.domains"] = strings.Join(passed, " ")
 		}
 	}
 	if d := strictest(r.dmarc); d != nil {
-		m.Tags["dmarc"], m.Tags["dmarc.domain"] = d.result, d.domain
+		a.DMARC, a.DMARCDomain = d.result, d.domain
 	}
+	if m.Origin == sdk.Login {
+		a.Login = resultPass
+	}
+	return a
 }
 
 // record writes the message's trace.

@@ -313,14 +313,23 @@ X-Sluice-Body: stays
 	}
 }
 
-func TestTags(t *testing.T) {
+func TestAuth(t *testing.T) {
 	f := newFixture(t, "")
 	m := f.message("alice@example.org", plain)
-	m.Tags = map[string]string{"spf": "pass", "dkim.domains": "forged.test", "other": "stays"}
+	m.Tags = map[string]string{"spf": "fail", "dkim.domains": "forged.test"} // of some plugin; they mean nothing
 	f.process(m)
-	want := "map[dkim:none dmarc:pass dmarc.domain:example.org iprev:pass other:stays spf:pass spf.domain:example.org]"
-	if got := fmt.Sprint(m.Tags); got != want {
+	want := "map[dkim:none dmarc:pass dmarc.domain:example.org iprev:pass spf:pass spf.domain:example.org]"
+	if got := fmt.Sprint(m.Envelope().Auth); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if len(m.Tags) != 2 || m.Tags["spf"] != "fail" {
+		t.Errorf("tags %v", m.Tags)
+	}
+	login := f.message("alice@example.org", plain)
+	login.Origin, login.Peer.Login = sdk.Login, "alice@example.org"
+	f.process(login)
+	if got := fmt.Sprint(login.Envelope().Auth); got != "map[auth:pass dkim:none]" {
+		t.Errorf("login: %s", got)
 	}
 }
 
