@@ -10,6 +10,7 @@ import (
 	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
 	"github.com/sluicemail/sluice/plugins/ratelimit"
+	"github.com/sluicemail/sluice/plugins/rspamd"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -21,5 +22,6 @@ func Builtins() map[string]func() sdk.Plugin {
 		"gtube":     func() sdk.Plugin { return gtube.New() },
 		"ratelimit": func() sdk.Plugin { return ratelimit.New() },
 		"dnsbl":     func() sdk.Plugin { return dnsbl.New() },
+		"rspamd":    func() sdk.Plugin { return rspamd.New() },
 	}
 }

@@ -1,0 +1,78 @@
+package rspamd
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/sluicemail/sluice/sdk"
+)
+
+// maxRecipients bounds the Rcpt fields of a request; rspamd itself looks at 1,024.
+const maxRecipients = 1000
+
+// scanHeader returns the header of a request to check a message: the envelope as rspamd's
+// protocol has it (section "HTTP headers" of its documentation).
+func scanHeader(m *sdk.Message, set *settings) http.Header {
+	h := http.Header{}
+	put := func(name, value string) {
+		if value != "" {
+			h.Set(name, headerText(value))
+		}
+	}
+	put("User-Agent", "sluice")
+	put("Queue-Id", m.ID)
+	put("Log-Tag", m.ID)
+	put("MTA-Name", m.Server)
+	put("IP", m.ClientAddr)
+	put("Helo", m.Helo)
+	if m.ClientAddr != "" {
+		h.Set("Hostname", "unknown") // rspamd's word for an address without a verified name
+		put("Hostname", m.ClientName)
+	}
+	h.Set("From", "<"+headerText(m.Sender)+">") // with brackets, or the null sender would be no field at all
+	for _, r := range m.Recipients[:min(len(m.Recipients), maxRecipients)] {
+		h.Add("Rcpt", "<"+headerText(r.Address)+">")
+	}
+	if len(m.Recipients) == 1 {
+		put("Deliver-To", mailbox(&m.Recipients[0])) // whose statistics and settings count
+	}
+	put("User", m.Login)
+	if m.TLS != "" {
+		put("TLS-Version", strings.Replace(m.TLS, "TLS ", "TLSv", 1))
+		put("TLS-Cipher", m.Cipher)
+	}
+	put("Settings-ID", set.SettingsID)
+	put("Settings", set.Settings)
+	return h
+}
+
+// learnHeader returns the header of a request to learn a message.
+func learnHeader(m *sdk.Message) http.Header {
+	h := http.Header{}
+	h.Set("User-Agent", "sluice")
+	for name, value := range map[string]string{"Queue-Id": m.ID, "Log-Tag": m.ID, "Deliver-To": m.Event.Account} {
+		if value != "" {
+			h.Set(name, headerText(value))
+		}
+	}
+	return h
+}
+
+// mailbox returns the account that a recipient leads to if it is one, else the address.
+func mailbox(r *sdk.Recipient) string {
+	if len(r.Accounts) == 1 {
+		return r.Accounts[0]
+	}
+	return r.Address
+}
+
+// headerText returns text with what a header field of HTTP cannot hold (RFC 9110 section 5.5)
+// replaced by "?", and no space around it. HELO and addresses are the peer's.
+func headerText(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?")))
+}
