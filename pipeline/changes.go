@@ -2,48 +2,175 @@ package pipeline
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// change applies what one answer asks for and the plugin's manifest announces.
+// This file is what becomes of the changes that plugins ask for (RULES A4). Those to a
+// message's octets make new versions of it; those to its envelope wait until the stage
+// has obeyed the answers, and then Message.ApplyEnvelope carries them out. Whatever the
+// plugin's manifest does not announce, or cannot be, is refused and recorded.
+
+// change applies what one answer asks for. After an error nothing has changed.
 func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
-	changes, some := make([][]sdk.Change, len(m.Recipients)), false
-	for _, r := range a.Recipients {
-		changes[r] = p.allowed(a, a.For(m.Recipients[r].Address).Changes, event)
-		some = some || len(changes[r]) > 0
+	w := &wish{panel: p, m: m, a: a, event: event}
+	octets := make([][]sdk.Change, len(m.Recipients))
+	some := false
+	all := w.allowed(a.Verdict.Changes, false)
+	for _, i := range a.Recipients {
+		octets[i] = all
+		some = some || len(all) > 0
 	}
-	if !some {
-		return nil
+	w.envelope(a.Verdict.Changes, a.Recipients, false)
+	for _, v := range a.Verdict.Recipients {
+		if len(v.Changes) == 0 {
+			continue
+		}
+		own := w.allowed(v.Changes, true)
+		for _, i := range a.Recipients {
+			if m.Recipients[i].Address == v.Recipient {
+				octets[i] = append(octets[i][:len(octets[i]):len(octets[i])], own...)
+				some = some || len(own) > 0
+				w.envelope(v.Changes, []int{i}, true)
+			}
+		}
 	}
-	return m.applyChanges(changes)
+	if err := m.roomFor(w.pending); err != nil {
+		return err
+	}
+	if some {
+		if err := m.applyChanges(octets); err != nil {
+			return err
+		}
+	}
+	if w.body != nil {
+		m.bodyStage, m.bodyPlugin = p.Stage, a.Asker.Name()
+	}
+	if w.sender != nil {
+		m.changeSender(*w.sender)
+	}
+	m.pending = append(m.pending, w.pending...)
+	return nil
 }
 
-// allowed drops the changes that the plugin's manifest does not announce, and
-// says so in the trace.
-func (p *Panel) allowed(a *Answer, asked []sdk.Change, event *trace.Event) []sdk.Change {
-	if len(asked) == 0 {
-		return nil
-	}
-	may := make(map[sdk.ChangeKind]bool)
-	for _, k := range a.Asker.Manifest().Changes {
-		may[k] = true
-	}
+// wish is what one answer asks for, as it is looked through.
+type wish struct {
+	panel *Panel
+	m     *Message
+	a     *Answer
+	event *trace.Event
+
+	body    *Body
+	sender  *string
+	pending []envelopeChange
+}
+
+// allowed returns the changes to the octets that may be made, and says in the trace
+// what was asked for and what was refused; one means that they are for one recipient.
+func (w *wish) allowed(asked []sdk.Change, one bool) []sdk.Change {
 	var out []sdk.Change
 	for _, c := range asked {
-		line := fmt.Sprintf("%s %s", c.Kind, c.Name)
-		if !may[c.Kind] || reserved(c.Name) || !validFieldName(c.Name) || !validValue(c.Value) {
-			line = "refused: " + line
-		} else {
-			out = append(out, c)
+		line := changeLine(c)
+		if c.Kind == sdk.ChangeSender {
+			line += " instead of " + w.m.Sender
 		}
-		if len(event.Changes) < trace.MaxReasons && !contains(event.Changes, line) {
-			event.Changes = append(event.Changes, line)
+		ok, why := w.check(c, one)
+		if !ok {
+			line = refusedPrefix + changeLine(c)
+			if why != "" {
+				line += ": " + why
+			}
 		}
+		noteChange(w.event, line)
+		switch {
+		case !ok || toEnvelope(c.Kind):
+			continue
+		case c.Kind == sdk.ReplaceBody:
+			c.Body = w.body
+		}
+		out = append(out, c)
 	}
 	return out
+}
+
+func toEnvelope(k sdk.ChangeKind) bool {
+	return k == sdk.AddRecipient || k == sdk.RemoveRecipient || k == sdk.ChangeSender
+}
+
+// check reports whether a change may be made, and if not, why, where the plugin's
+// manifest or the change itself does not say that.
+func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
+	if !slices.Contains(w.a.Asker.Manifest().Changes, c.Kind) {
+		return false, ""
+	}
+	switch c.Kind {
+	case sdk.AddField, sdk.ReplaceField, sdk.RemoveField:
+		return !reserved(c.Name) && validFieldName(c.Name) && validValue(c.Value), ""
+	case sdk.ReplaceBody:
+		return w.checkBody()
+	case sdk.AddRecipient:
+		return validAddress(c.Address), "this is no address"
+	case sdk.RemoveRecipient:
+		for _, i := range w.a.Recipients {
+			if sameAddress(w.m.Recipients[i].Address, c.Address) {
+				return true, ""
+			}
+		}
+		return false, "this is no recipient"
+	case sdk.ChangeSender:
+		if one {
+			return false, "not for one recipient alone"
+		}
+		return c.Address == "" || validAddress(c.Address), "this is no address"
+	}
+	return false, ""
+}
+
+// checkBody reports whether the body may be replaced, and finishes the new one.
+func (w *wish) checkBody() (ok bool, why string) {
+	m, plugin := w.m, w.a.Asker.Name()
+	switch {
+	case w.panel.phase() != sdk.PhaseContent:
+		return false, "not in " + string(w.panel.phase())
+	case m.bodyStage == w.panel.Stage && m.bodyPlugin != plugin:
+		return false, "plugin " + m.bodyPlugin + " has replaced it"
+	case w.body != nil:
+		return true, ""
+	case w.a.Body == nil:
+		return false, "there is no new one"
+	}
+	draft, err := w.a.Body.Finish()
+	w.a.Body = nil
+	if err != nil {
+		return false, "it could not be kept: " + err.Error()
+	}
+	m.bodies = append(m.bodies, draft)
+	w.body = newBody(draft)
+	return true, ""
+}
+
+// envelope collects the changes to the envelope that may be made, on behalf of some
+// recipients.
+func (w *wish) envelope(asked []sdk.Change, behalf []int, one bool) {
+	for _, c := range asked {
+		if !toEnvelope(c.Kind) {
+			continue
+		}
+		if ok, _ := w.check(c, one); !ok {
+			continue
+		}
+		if c.Kind == sdk.ChangeSender {
+			w.sender = &c.Address
+			continue
+		}
+		w.pending = append(w.pending, envelopeChange{
+			kind: c.Kind, address: c.Address, behalf: behalf,
+			stage: w.panel.Stage, plugin: w.a.Asker.Name(), version: w.a.Asker.Manifest().Version,
+		})
+	}
 }
 
 // validValue reports whether a value can be folded into lines of at most 998 octets
@@ -108,7 +235,7 @@ func (m *Message) applyChanges(changes [][]sdk.Change) error {
 func listed(changes []sdk.Change) string {
 	var b strings.Builder
 	for _, c := range changes {
-		fmt.Fprintf(&b, "%d %q %q %d\n", c.Kind, c.Name, c.Value, c.Index)
+		fmt.Fprintf(&b, "%d %q %q %d %p\n", c.Kind, c.Name, c.Value, c.Index, c.Body)
 	}
 	return b.String()
 }

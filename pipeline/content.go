@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -32,6 +33,25 @@ func (m *Message) SetContent(d *blob.Draft) error {
 		r.Version = m.arrived
 	}
 	return nil
+}
+
+// Discard releases the content and what plugins gave; what was committed stays. Later
+// calls do nothing.
+func (m *Message) Discard() {
+	m.Content.Discard()
+	for _, d := range m.bodies {
+		d.Discard()
+	}
+}
+
+// Withdraw is Discard for a message that was not committed after all: it removes what
+// was made durable already.
+func (m *Message) Withdraw() error {
+	err := m.Content.Withdraw()
+	for _, d := range m.bodies {
+		err = errors.Join(err, d.Withdraw())
+	}
+	return err
 }
 
 // readHeader returns the header with the empty line that ends it.

@@ -49,21 +49,34 @@ func (d *Decision) Commits() bool {
 	return false
 }
 
-// fold turns the recipients' opinions into the reply or replies (RULES A3).
+// fold turns the recipients' opinions into the reply or replies (RULES A3). Those whom a
+// plugin removed have no part in it. Those whom one added have a part only where they came
+// in place of all that the peer named, or where one of them has to wait: then all wait,
+// for the peer can't try again for somebody of whom it does not know.
 func fold(m *Message, mixed Mixed) Decision {
-	if m.Origin == sdk.LMTP {
-		return foldEach(m)
-	}
-	var d Decision
-	rejected, first := 0, Reply{}
-	for i, r := range m.Recipients {
-		switch r.Opinion.Action {
-		case sdk.Reject:
+	who := m.deciding()
+	rejected, first, later := 0, Reply{}, Reply{}
+	for _, r := range who {
+		if r.Opinion.Action == sdk.Reject {
 			if rejected == 0 {
 				first = orElse(r.Opinion.Reply, ReplyRefused)
 			}
 			rejected++
-		case sdk.Defer:
+		}
+	}
+	for _, r := range m.Recipients {
+		if r.Added != "" && r.Removed == "" && r.Opinion.Action == sdk.Defer && later.Code == 0 {
+			later = orElse(r.Opinion.Reply, ReplyTryLater)
+			later.Code = 451
+		}
+	}
+	all := rejected > 0 && rejected == len(who)
+	if m.Origin == sdk.LMTP {
+		return foldEach(m, all, first, later)
+	}
+	var d Decision
+	for i, r := range m.Recipients[:m.asked()] {
+		if r.Removed == "" && r.Opinion.Action == sdk.Defer {
 			if len(d.Deferred) == 0 {
 				d.Reply = orElse(r.Opinion.Reply, ReplyTryLater)
 				d.Reply.Code = 451
@@ -72,26 +85,37 @@ func fold(m *Message, mixed Mixed) Decision {
 		}
 	}
 	switch {
-	case rejected == len(m.Recipients):
-		d.Reply = first // (a)
+	case all:
+		d.Reply, d.Deferred = first, nil // (a)
 	case len(d.Deferred) > 0: // (b)
-		if len(d.Deferred)+rejected == len(m.Recipients) {
+		if len(d.Deferred)+rejected == len(who) || later.Code != 0 {
 			d.Deferred = nil // nobody would go through on the next attempt either
 		}
+	case later.Code != 0:
+		d.Reply = later
 	case rejected > 0 && mixed == MixedReject: // (c)
 		d.Reply = first
 	}
 	return d
 }
 
-func foldEach(m *Message) Decision {
-	d := Decision{Each: make([]Reply, len(m.Recipients))}
-	for i, r := range m.Recipients {
-		switch r.Opinion.Action {
-		case sdk.Reject:
+// foldEach gives each recipient of LMTP a reply of its own. all says that nobody will
+// have the message, later that somebody who has no reply has to wait.
+func foldEach(m *Message, all bool, first, later Reply) Decision {
+	d := Decision{Each: make([]Reply, m.asked())}
+	for i := range d.Each {
+		r := m.Recipients[i]
+		switch {
+		case r.Removed != "" && all && len(d.Each) < len(m.Recipients) && m.deciding()[0].Added != "":
+			d.Each[i] = first
+		case r.Removed != "":
+		case r.Opinion.Action == sdk.Reject:
 			d.Each[i] = orElse(r.Opinion.Reply, ReplyRefused)
-		case sdk.Defer:
+		case r.Opinion.Action == sdk.Defer:
 			d.Each[i] = orElse(r.Opinion.Reply, ReplyTryLater)
+		}
+		if d.Each[i].Code == 0 {
+			d.Each[i] = later
 		}
 	}
 	return d
@@ -108,6 +132,7 @@ func orElse(r, otherwise Reply) Reply {
 // several copies for one mailbox one is kept, INBOX over Junk (RULES A7).
 func land(m *Message, mixed Mixed) {
 	for _, r := range m.Recipients {
+		r.leave()
 		o := r.Opinion
 		switch o.Action {
 		case sdk.Quarantine:
@@ -133,6 +158,18 @@ func land(m *Message, mixed Mixed) {
 		}
 	}
 	oneCopyEach(m)
+}
+
+// leave makes nothing of what was thought about a recipient whom a plugin removed, and of
+// the copy for one whom a plugin added and another refused: nobody waits for a reply or a
+// bounce about it.
+func (r *Recipient) leave() {
+	switch {
+	case r.Removed != "":
+		r.Opinion = Opinion{Action: sdk.Discard, Stage: r.Opinion.Stage, Plugin: r.Removed, Why: "removed by plugin " + r.Removed}
+	case r.Added != "" && r.Opinion.Action == sdk.Reject:
+		r.Opinion.Action, r.Opinion.Why = sdk.Discard, "added by plugin "+r.Added+", and refused: "+r.Opinion.Reply.String()
+	}
 }
 
 func oneCopyEach(m *Message) {

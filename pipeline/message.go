@@ -67,13 +67,20 @@ type Message struct {
 	via      *Pipeline // with which it began
 	askUntil time.Time // plugins before route have to answer by then, so that time is left for what follows
 	parses   parses
+
+	pending    []envelopeChange // what the plugins of this stage ask for
+	bodies     []*blob.Draft    // that plugins gave
+	bodyStage  string           // where the body was replaced last
+	bodyPlugin string           // and by whom
 }
 
-// Recipient is one RCPT TO, and what was decided about it.
+// Recipient is one RCPT TO, or one that a plugin added, and what was decided about it.
 type Recipient struct {
 	Address  string // without angle brackets
 	Params   RecipientParams
 	Accounts []string // addresses of the local accounts it leads to, for plugins
+	Added    string   // the plugin that added it; "": it was one RCPT TO. Those stand behind the others
+	Removed  string   // the plugin that removed it, or "": it gets nothing, whatever was thought about it
 
 	Score   float64  // on top of Message.Score
 	Opinion Opinion  // the strongest so far

@@ -129,7 +129,7 @@ func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) [
 func questionsOf(m *Message, phase sdk.Phase) []*Question {
 	var list []*Question
 	for i, r := range m.Recipients {
-		if r.Opinion.Action == sdk.Reject {
+		if r.Opinion.Action == sdk.Reject || r.Removed != "" {
 			continue
 		}
 		var q *Question

@@ -227,11 +227,15 @@ func noteChange(event *trace.Event, line string) {
 }
 
 func changeLine(c sdk.Change) string {
-	line := c.Kind.String()
-	if c.Name != "" {
-		line += " " + c.Name
+	switch {
+	case c.Name != "":
+		return c.Kind.String() + " " + c.Name
+	case c.Kind == sdk.ChangeSender:
+		return c.Kind.String() + " <" + c.Address + ">"
+	case c.Address != "":
+		return c.Kind.String() + " " + c.Address
 	}
-	return line
+	return c.Kind.String()
 }
 
 // alert passes on what the administrator should know soon.

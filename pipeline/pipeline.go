@@ -39,9 +39,11 @@ type Committer interface {
 }
 
 // RecipientRouter answers RCPT: where the address leads, or why it is refused.
-// It fills in Recipient.Accounts and must not change anything else.
+// It fills in Recipient.Accounts and must not change anything else. Target answers the
+// same for an address that a plugin adds, which is looked up like an alias's target.
 type RecipientRouter interface {
 	Recipient(ctx context.Context, m *Message, r *Recipient) Reply
+	Target(ctx context.Context, m *Message, r *Recipient) Reply
 }
 
 // Options are what a Pipeline is made of.
@@ -56,6 +58,7 @@ type Options struct {
 	Deadline  time.Duration // for all stages together; 60 s
 	PhaseTime time.Duration // for one phase before the content; 0 is PhaseTime
 	MaxSize   int64         // octets, checked again after changes
+	MaxTo     int           // recipients, those that plugins add included; 0 is 100
 	Logger    *slog.Logger
 	Now       func() time.Time
 
@@ -91,7 +94,7 @@ func New(o Options) *Pipeline {
 // Result is what the peer is told after the content.
 type Result struct {
 	Reply     Reply   // SMTP and submission
-	Each      []Reply // LMTP: one for each of Message.Recipients
+	Each      []Reply // LMTP: one for each RCPT
 	Committed bool
 }
 
@@ -106,7 +109,7 @@ var ErrAbandoned = errors.New("the peer has gone")
 // A panic in a stage goes on to the session, which recovers from it and answers
 // 4yz; the content does not stay behind.
 func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
-	defer m.Content.Discard() // whoever keeps the content has it by then
+	defer m.Discard() // whoever keeps the content has it by then
 	p.begin(m)
 	staged, cancel := context.WithTimeout(ctx, p.Deadline)
 	defer cancel()
@@ -135,7 +138,7 @@ func (p *Pipeline) traceEnds(m *Message, d *Decision) {
 	for i, r := range m.Recipients {
 		e := trace.Event{At: p.Now(), Stage: StageRoute, Recipient: r.Address}
 		switch {
-		case d.Each != nil && d.Each[i].Code != 0: // LMTP: its own reply
+		case i < len(d.Each) && d.Each[i].Code != 0: // LMTP: its own reply
 			e.Stage, e.Action, e.Text = orStage(r.Opinion.Stage), "refused", d.Each[i].Clean().String()
 		case len(r.Hops) == 0:
 			e.Action, e.Text = "merged", "its mailbox gets a copy as another recipient's"
@@ -188,6 +191,9 @@ func (p *Pipeline) runStages(ctx context.Context, m *Message) {
 	for _, stage := range p.Stages {
 		start := p.Now()
 		err := stage.Process(ctx, m)
+		if err == nil {
+			err = m.ApplyEnvelope(ctx)
+		}
 		if err == nil && ctx.Err() != nil {
 			err = ctx.Err()
 		}
@@ -254,7 +260,7 @@ func (p *Pipeline) refuse(ctx context.Context, m *Message, d *Decision) Result {
 	m.Content.Discard()
 	for _, i := range d.Deferred {
 		if m.Peer != nil {
-			p.deferred.add(deferralOf(m.Sender, m.Recipients[i].Address, m.Peer.Addr), p.Now())
+			p.deferred.add(deferralOf(m.Trace.Head.Sender, m.Recipients[i].Address, m.Peer.Addr), p.Now())
 		}
 	}
 	p.traceRefusal(m, d)
@@ -269,7 +275,7 @@ func (p *Pipeline) traceRefusal(m *Message, d *Decision) {
 	_, same := m.strongest()
 	for i, r := range m.Recipients {
 		switch {
-		case d.Each != nil:
+		case i < len(d.Each):
 			m.Trace.End(trace.Event{
 				At: p.Now(), Stage: orStage(r.Opinion.Stage), Recipient: r.Address, Action: "refused", Text: d.Each[i].Clean().String(),
 			})
@@ -304,7 +310,7 @@ func (p *Pipeline) commit(ctx context.Context, m *Message, d *Decision) Result {
 }
 
 func same(m *Message, r Reply) []Reply {
-	each := make([]Reply, len(m.Recipients))
+	each := make([]Reply, m.asked())
 	for i := range each {
 		each[i] = r
 	}

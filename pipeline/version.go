@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,11 +11,13 @@ import (
 	"github.com/sluicemail/sluice/storage/mime"
 )
 
-// Version is the header of a message as it stands after some changes; the body
-// is the one that arrived. A Version is never changed: Apply returns a new one,
-// and recipients with equal changes share one (RULES A4).
+// Version is a message as it stands after some changes: its header, and the body
+// that arrived or the one that a plugin gave instead. A Version is never changed:
+// Apply returns a new one, and recipients with equal changes share one (RULES A4).
 type Version struct {
 	fields []Field
+	body   *Body // nil: the one that arrived
+	end    int64 // octets of the header that arrived, with the empty line if it has one
 }
 
 // Field is one header field of a Version.
@@ -36,7 +39,7 @@ func (f Field) Value() string {
 // newVersion indexes the header of a message that arrived.
 func newVersion(header []byte) *Version {
 	found := mime.Fields(header)
-	v := &Version{fields: make([]Field, 0, len(found)+4)}
+	v := &Version{fields: make([]Field, 0, len(found)+4), end: int64(len(header))}
 	for _, f := range found {
 		v.fields = append(v.fields, Field{
 			Name: f.Name, Raw: header[f.Start:f.End],
@@ -83,16 +86,29 @@ func (v *Version) Count(name string) int {
 // field which is not there changes nothing. An error means that a change was
 // malformed; v is unaffected.
 func (v *Version) Apply(changes []sdk.Change) (*Version, error) {
-	next := &Version{fields: append(make([]Field, 0, len(v.fields)+len(changes)), v.fields...)}
+	next := v.with(append(make([]Field, 0, len(v.fields)+len(changes)), v.fields...))
 	for _, c := range changes {
 		if err := next.apply(c); err != nil {
-			return nil, fmt.Errorf("change field %q: %w", c.Name, err)
+			return nil, fmt.Errorf("%s %q: %w", c.Kind, c.Name, err)
 		}
 	}
 	return next, nil
 }
 
+// with returns v with other fields.
+func (v *Version) with(fields []Field) *Version {
+	return &Version{fields: fields, body: v.body, end: v.end}
+}
+
 func (v *Version) apply(c sdk.Change) error {
+	if c.Kind == sdk.ReplaceBody {
+		body, ok := c.Body.(*Body)
+		if !ok {
+			return errors.New("there is no new body")
+		}
+		v.body = body
+		return nil
+	}
 	if !validFieldName(c.Name) {
 		return fmt.Errorf("not a field name (RFC 5322 section 2.2)")
 	}
@@ -109,7 +125,7 @@ func (v *Version) apply(c sdk.Change) error {
 	case sdk.RemoveField:
 		v.remove(c.Name, c.Index)
 	default:
-		return fmt.Errorf("unknown kind of change %d", c.Kind)
+		return errors.New("this does not change a message's octets")
 	}
 	return nil
 }
@@ -155,7 +171,7 @@ func (v *Version) remove(name string, index int) {
 // Front returns v with a finished field, CRLF included, on top.
 func (v *Version) Front(raw []byte) *Version {
 	name, _, _ := bytes.Cut(raw, []byte(":"))
-	next := &Version{fields: make([]Field, 0, len(v.fields)+4)}
+	next := v.with(make([]Field, 0, len(v.fields)+4))
 	next.fields = append(next.fields, Field{Name: string(name), Raw: raw, off: -1})
 	next.fields = append(next.fields, v.fields...)
 	return next
@@ -173,7 +189,7 @@ func (v *Version) Without(drop func(Field) bool) (*Version, int) {
 	if dropped == 0 {
 		return v, 0
 	}
-	next := &Version{fields: make([]Field, 0, len(v.fields))}
+	next := v.with(make([]Field, 0, len(v.fields)))
 	for _, f := range v.fields {
 		if !drop(f) {
 			next.fields = append(next.fields, f)
@@ -183,7 +199,8 @@ func (v *Version) Without(drop func(Field) bool) (*Version, int) {
 }
 
 // Variant returns the version as the store keeps it: what is in front of the
-// octets that arrived, and which of their ranges are cut or replaced.
+// octets that arrived, which of their ranges are cut or replaced, and the body that
+// stands in place of theirs.
 func (v *Version) Variant(arrived *Version) blob.Variant {
 	var out blob.Variant
 	i := 0
@@ -201,7 +218,29 @@ func (v *Version) Variant(arrived *Version) blob.Variant {
 		}
 		out.Edits = append(out.Edits, blob.Edit{Off: a.off, Len: a.size})
 	}
+	if v.body != nil {
+		if lines := v.missingLines(arrived); lines != "" {
+			out.Edits = append(out.Edits, blob.Edit{Off: arrived.end, With: []byte(lines)})
+		}
+		out.Body = blob.NewBody(arrived.end, v.body.draft)
+	}
 	return out
+}
+
+// missingLines returns what a header that arrived without an empty line at its end
+// needs before a body (RFC 5322 section 2.1).
+func (v *Version) missingLines(arrived *Version) string {
+	size := int64(0)
+	for _, a := range arrived.fields {
+		size += a.size
+	}
+	switch n := len(v.fields); {
+	case size < arrived.end:
+		return ""
+	case n > 0 && !bytes.HasSuffix(v.fields[n-1].Raw, []byte("\r\n")):
+		return "\r\n\r\n"
+	}
+	return "\r\n"
 }
 
 func validFieldName(name string) bool {

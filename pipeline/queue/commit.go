@@ -59,7 +59,7 @@ func (q *Queue) admitNew(n staged, err error) {
 
 // withdraw removes what was made durable for a batch that was not applied.
 func (q *Queue) withdraw(m *pipeline.Message) {
-	if err := m.Content.Withdraw(); err != nil {
+	if err := m.Withdraw(); err != nil {
 		q.Logger.Warn("content file left behind", "id", m.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
 	}
 }

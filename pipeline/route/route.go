@@ -45,11 +45,27 @@ func (s *Stage) Recipient(ctx context.Context, m *pipeline.Message, r *pipeline.
 	if err != nil {
 		return refusal(err, m.Origin)
 	}
-	r.Accounts = make([]string, len(accounts))
-	for i, a := range accounts {
-		r.Accounts[i] = a.Address
-	}
+	r.Accounts = addresses(accounts)
 	return s.room(ctx, accounts, m.Params.Size)
+}
+
+// Target is Recipient for an address that a plugin adds: the administrator put it there,
+// as with an alias, whoever the peer is.
+func (s *Stage) Target(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
+	accounts, err := s.table.ResolveTargets(ctx, "", []string{r.Address})
+	if err != nil {
+		return refusal(err, m.Origin)
+	}
+	r.Accounts = addresses(accounts)
+	return s.room(ctx, accounts, m.Content.Size())
+}
+
+func addresses(accounts []account.Account) []string {
+	list := make([]string, len(accounts))
+	for i, a := range accounts {
+		list[i] = a.Address
+	}
+	return list
 }
 
 func refusal(err error, origin sdk.Origin) pipeline.Reply {

@@ -103,6 +103,20 @@ func (t *Table) Resolve(ctx context.Context, address string) ([]account.Account,
 	return w.found, nil
 }
 
+// ResolveTargets returns the accounts that addresses lead to as the targets of an alias
+// would, each once: one without a mailbox is passed over as long as another one has one.
+// An address that leads back to from, or away from this server, fails. from may be "".
+func (t *Table) ResolveTargets(ctx context.Context, from string, targets []string) ([]account.Account, error) {
+	w := walk{table: t, seen: make(map[string]bool, 1)}
+	if local, name, err := w.locate(from); err == nil {
+		from = local + "@" + name
+	}
+	if err := w.each(ctx, from, targets, 0); err != nil {
+		return nil, err
+	}
+	return w.found, nil
+}
+
 // walk follows aliases from one address.
 type walk struct {
 	table *Table
