@@ -71,3 +71,7 @@ func phases(connect string) *pipeline.Pipeline {
 		PhaseTime: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	})
 }
+
+func (a anybody) Target(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
+	return a.Recipient(ctx, m, r)
+}
