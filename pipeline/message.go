@@ -61,12 +61,13 @@ type Message struct {
 	Score   float64 // spam points of all phases so far that every recipient shares
 	Tags    map[string]string
 
-	said     said      // in the phases sender and recipient
-	met      bool      // what was said about the session is in Score and Tags
-	arrived  *Version  // the octets as they arrived
-	via      *Pipeline // with which it began
-	askUntil time.Time // plugins before route have to answer by then, so that time is left for what follows
-	parses   parses
+	said       said      // in the phases sender and recipient
+	met        bool      // what was said about the session is in Score and Tags
+	arrived    *Version  // the octets as they arrived
+	via        *Pipeline // with which it began
+	askUntil   time.Time // plugins before route have to answer by then, so that time is left for what follows
+	routeUntil time.Time // and those of route by then
+	parses     parses
 
 	pending    []envelopeChange // what the plugins of this stage ask for
 	bodies     []*blob.Draft    // that plugins gave

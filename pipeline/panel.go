@@ -74,9 +74,13 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 	if len(p.Askers) == 0 {
 		return nil
 	}
-	if !m.askUntil.IsZero() && p.phase() != sdk.PhaseRoute {
+	until := m.askUntil
+	if p.phase() == sdk.PhaseRoute {
+		until = m.routeUntil
+	}
+	if !until.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, m.askUntil)
+		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
 	return p.ask(ctx, m.via, questionsOf(m, p.phase()))

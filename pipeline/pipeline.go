@@ -114,6 +114,7 @@ func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
 	staged, cancel := context.WithTimeout(ctx, p.Deadline)
 	defer cancel()
 	m.askUntil = time.Now().Add(p.Deadline - min(p.Deadline/10, routeTime))
+	m.routeUntil = time.Now().Add(p.Deadline - min(p.Deadline/20, foldTime))
 	p.runStages(staged, m)
 	p.checkSize(m)
 	mixed := mixedFor(p.Mixed, m.Origin)
@@ -132,6 +133,9 @@ func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
 // routeTime is what plugins leave of the deadline for route, at most: a plugin
 // that takes all of its time is a failed plugin, not a failed pipeline (RULES C2).
 const routeTime = 5 * time.Second
+
+// foldTime is what plugins of route leave, at most, for the same reason.
+const foldTime = time.Second
 
 // traceEnds writes the end of recipients that the queue will not hear of.
 func (p *Pipeline) traceEnds(m *Message, d *Decision) {
