@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/text/encoding"
 	"golang.org/x/text/encoding/htmlindex"
+	"golang.org/x/text/encoding/ianaindex"
 )
 
 const (
@@ -80,12 +81,17 @@ func ToUTF8(charset string, text []byte) string {
 	return strings.ToValidUTF8(string(text), "\uFFFD")
 }
 
+// lookup finds a charset by the names that browsers know, or else by those of IANA: browsers
+// refuse to decode some (they become encoding.Replacement).
 func lookup(charset string) encoding.Encoding {
 	if len(charset) > 40 {
 		return nil
 	}
-	e, err := htmlindex.Get(charset)
-	if err != nil {
+	if e, err := htmlindex.Get(charset); err == nil && e != encoding.Replacement {
+		return e
+	}
+	e, err := ianaindex.MIME.Encoding(charset)
+	if err != nil || e == encoding.Replacement {
 		return nil
 	}
 	return e
