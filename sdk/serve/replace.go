@@ -42,12 +42,12 @@ func (l *lane) copyBody(q *question, r io.Reader) error {
 		size = min(size, max(sized.Len(), 1))
 	}
 	buffer := make([]byte, size)
-	for {
+	for first := true; ; first = false {
 		n, err := io.ReadFull(r, buffer)
 		if q.ctx.Err() != nil {
 			return fmt.Errorf("replace the body: %w", q.ctx.Err())
 		}
-		if n > 0 {
+		if n > 0 || first && errors.Is(err, io.EOF) { // an empty body is one empty piece: none is a mistake
 			piece := &wire.Body{Id: q.id, Data: buffer[:n]}
 			if err := l.stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: piece}}); err != nil {
 				return fmt.Errorf("replace the body: %w", err)
