@@ -86,11 +86,27 @@ func (p *testPlugin) Describe() sdk.Manifest {
 		m.MaxLanes = 1
 	case "two":
 		m.MaxLanes = 2
+	case "overlap", "overlap2":
+		m.Overlap = true
+	case "all":
+		m.Phases = []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent, sdk.PhaseRoute}
+		m.Events = []sdk.EventKind{sdk.EventDelivered, sdk.EventLearnSpam, sdk.EventCommand}
+		m.Parsed, m.MaxContent = true, 1000
+		m.Changes = []sdk.ChangeKind{sdk.ReplaceBody, sdk.AddRecipient, sdk.RemoveRecipient, sdk.ChangeSender}
+	}
+	if strings.HasSuffix(p.name, "2") {
+		m.Version = "2"
 	}
 	return m
 }
 
 func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
+	if _, broken := s.Config["broken"]; broken {
+		return errors.New("the licence has expired")
+	}
+	if how, ok := s.Config["behave"].(string); ok {
+		p.name += how
+	}
 	if _, bad := s.Config["bad"]; bad {
 		return errors.Join(&sdk.SettingError{Key: "bad", Problem: "is bad"}, &sdk.SettingError{Key: "worse.still", Problem: "is worse"})
 	}
@@ -98,10 +114,23 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 }
 
 func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
-	if p.name == "crash-always" {
+	switch {
+	case m.Phase == sdk.PhaseEvent:
+		return p.event(ctx, m)
+	case strings.HasSuffix(p.name, "wait"): // behave = "wait"
+		<-ctx.Done()
+		return sdk.Verdict{}, ctx.Err()
+	case strings.HasSuffix(p.name, "junk"):
+		return sdk.Verdict{Action: sdk.Junk}, nil
+	case strings.HasSuffix(p.name, "die"):
+		os.Exit(3)
+	case m.Phase != sdk.PhaseContent:
+		return sdk.Verdict{Tags: map[string]string{"phase": string(m.Phase)}, Route: routeIn(m)}, nil
+	}
+	if strings.HasPrefix(p.name, "crash-always") {
 		os.Exit(7)
 	}
-	if p.name == "count" {
+	if strings.HasPrefix(p.name, "count") {
 		n, err := io.Copy(io.Discard, m.Content)
 		return sdk.Verdict{Score: float64(n)}, err
 	}
@@ -115,6 +144,19 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 	switch command {
 	case "crash":
 		os.Exit(9)
+	case "parsed":
+		parsed, err := m.Parsed()
+		if err != nil {
+			return sdk.Verdict{}, err
+		}
+		return sdk.Verdict{Tags: map[string]string{"type": parsed.Parts[0].Type}, Score: float64(n)}, nil
+	case "body":
+		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.ReplaceBody, Body: strings.NewReader(strings.Repeat(argument, 1<<20))}}}, nil
+	case "body-empty":
+		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.ReplaceBody, Body: strings.NewReader("")}}}, nil
+	case "version":
+		time.Sleep(50 * time.Millisecond)
+		return sdk.Verdict{Tags: map[string]string{"version": p.Describe().Version, "pid": fmt.Sprint(os.Getpid())}}, nil
 	case "panic":
 		panic("at the disco")
 	case "hang":
@@ -170,6 +212,29 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		return sdk.Verdict{}, err
 	}
 	return sdk.Verdict{Score: 1, Reasons: []sdk.Reason{{Symbol: "SEEN", Score: 1}}, Tags: map[string]string{"id": m.ID}}, nil
+}
+
+// event counts what it is told, and says so when it is commanded to.
+func (p *testPlugin) event(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
+	switch {
+	case m.Event.Kind != sdk.EventCommand:
+		n, err := io.Copy(io.Discard, m.Content)
+		p.asked.Add(1)
+		if m.Event.Text == "crash" {
+			os.Exit(9)
+		}
+		return sdk.Verdict{Score: float64(n)}, err
+	case m.Event.Words[0] == "sleep":
+		time.Sleep(300 * time.Millisecond)
+	}
+	return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "COUNT", Text: fmt.Sprint(p.asked.Load())}}}, nil
+}
+
+func routeIn(m *sdk.Message) *sdk.Route {
+	if m.Phase == sdk.PhaseRoute || strings.HasPrefix(m.Sender, "route@") {
+		return &sdk.Route{To: []string{"elsewhere@example.test"}}
+	}
+	return nil
 }
 
 // harness is a host with one plugin named "t".
