@@ -62,6 +62,7 @@ func pluginNames(c *config.Config) []string {
 	for _, p := range c.Pipeline {
 		names = append(names, p.AntiSpam.Plugins...)
 		names = append(names, p.AntiVirus.Plugins...)
+		names = append(names, p.Route.Plugins...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -43,7 +43,7 @@ func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.
 		ID: m.ID.String(), Received: m.Received, Origin: string(m.Origin), Pipeline: m.Pipeline,
 		Recipients: []string{notice.Entry.Sender}, Size: m.Content.Size(),
 	}
-	if err := route.New(n.table(), n.store).Process(ctx, m); err != nil {
+	if err := route.New(n.table(), n.store, nil).Process(ctx, m); err != nil {
 		m.Content.Discard()
 		return nil, "", err
 	}

@@ -255,7 +255,7 @@ func (s *server) buildPipelines(context.Context) error {
 // product, not a setting.
 func (s *server) newPipeline(c *config.Config, name string, table *route.Table) *pipeline.Pipeline {
 	p := c.Pipeline[name]
-	routing := route.New(table, s.store)
+	routing := route.New(table, s.store, s.askers(c, pipeline.StageRoute, p.Route.Plugins))
 	scoring := s.askers(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins)
 	return pipeline.New(pipeline.Options{
 		Name:     name,
@@ -272,6 +272,7 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		Mixed:    p.Mixed,
 		Deadline: p.Deadline.Std(),
 		MaxSize:  p.Receive.MaxSize.Int64(),
+		MaxTo:    p.Receive.MaxRecipients,
 		Logger:   s.logger,
 		Blobs:    s.store.Blobs(),
 	})

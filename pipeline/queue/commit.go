@@ -28,7 +28,7 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 	if err == nil {
 		err = q.Store.WaitDurable(ctx, pos)
 	}
-	m.Content.Discard() // its file stays: an engine that reports a failure may have the batch all the same
+	m.Discard() // its file stays: an engine that reports a failure may have the batch all the same
 	q.admitNew(n, err)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", m.ID, err)
@@ -80,7 +80,7 @@ func (q *Queue) stage(ctx context.Context, b *kv.Batch, m *pipeline.Message) (st
 	kept, work := count(m)
 	if kept == 0 { // everybody discards it: the trace is all that stays
 		q.traceDiscards(b, m)
-		m.Content.Discard()
+		m.Discard()
 		return staged{}, nil
 	}
 	versions, of := m.Versions()

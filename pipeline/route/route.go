@@ -6,7 +6,16 @@
 // RCPT, never bounced; quota is checked at RCPT and again before the commit, so
 // after the 250 local delivery does not fail for it (RULES A7, A10).
 //
-// Untrusted input: recipient addresses.
+// Router plugins are asked when the table has said where a message would go, and see
+// that. Each may refuse, defer, discard, quarantine or junk it per recipient, change
+// fields and recipients, and say where it goes instead: to addresses that are looked up
+// like the targets of an alias of the recipient. Of several routes the first in the
+// configuration's order counts. A route that leads nowhere, to itself or to another
+// server refuses the recipient. A plugin that fails stands for its on_failure, here by
+// default defer.
+//
+// Untrusted input: recipient addresses, and the plugins' verdicts, which package
+// pipeline checks.
 package route
 
 import (
@@ -31,10 +40,15 @@ type Quotas interface {
 type Stage struct {
 	table  *Table
 	quotas Quotas
+	panel  pipeline.Panel
 }
 
-// New returns the stage.
-func New(table *Table, quotas Quotas) *Stage { return &Stage{table, quotas} }
+// New returns the stage; askers are the router plugins in the configuration's order.
+func New(table *Table, quotas Quotas, askers []pipeline.Asker) *Stage {
+	return &Stage{table, quotas, pipeline.Panel{
+		Stage: pipeline.StageRoute, Phase: sdk.PhaseRoute, Askers: askers, Default: sdk.Defer,
+	}}
+}
 
 // Name returns "route".
 func (s *Stage) Name() string { return pipeline.StageRoute }
@@ -104,33 +118,67 @@ func (s *Stage) room(ctx context.Context, accounts []account.Account, size int64
 	return pipeline.Reply{}
 }
 
-// Process gives every recipient that is not refused its hops.
+// Process gives every recipient that is not refused its hops: those of the table, or
+// those that a plugin wants instead.
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
-	for _, r := range m.Recipients {
-		if r.Opinion.Action == sdk.Reject {
+	ways := make([][]account.Account, 0, len(m.Recipients))
+	ways, err := s.resolve(ctx, m, ways)
+	if err != nil {
+		return err
+	}
+	if len(s.panel.Askers) > 0 {
+		if ways, err = s.ask(ctx, m, ways); err != nil {
+			return err
+		}
+	}
+	for i, r := range m.Recipients {
+		if gone(r) || r.Opinion.Action >= sdk.Quarantine { // it goes into no mailbox
 			continue
 		}
-		accounts, err := s.table.Resolve(ctx, r.Address)
-		switch reply := refusal(err, m.Origin); {
-		case err != nil && reply.Temporary():
-			return fmt.Errorf("resolve %s: %w", r.Address, err)
-		case err != nil: // it went away since RCPT
-			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: reply, Stage: s.Name(), Why: err.Error()})
-			continue
-		}
-		if r.Opinion.Action < sdk.Quarantine { // it goes into mailboxes
-			if full := s.room(ctx, accounts, m.Content.Size()); !full.OK() {
-				r.Take(pipeline.Opinion{Action: sdk.Defer, Reply: full, Stage: s.Name(), Why: "over quota"})
-			}
-		}
-		r.Hops = r.Hops[:0]
-		for _, a := range accounts {
-			r.Hops = append(r.Hops, pipeline.Hop{Kind: pipeline.HopMailbox, Account: a.ID, Address: a.Address})
+		if full := s.room(ctx, ways[i], m.Content.Size()); !full.OK() {
+			r.Take(pipeline.Opinion{Action: sdk.Defer, Reply: full, Stage: s.Name(), Why: "over quota"})
 		}
 	}
 	m.Trace.Add(trace.Event{At: time.Now(), Stage: s.Name(), Action: "routed", Took: time.Since(start), Text: way(m)})
 	return nil
+}
+
+// gone reports whether nothing is to be done for a recipient.
+func gone(r *pipeline.Recipient) bool { return r.Opinion.Action == sdk.Reject || r.Removed != "" }
+
+// resolve looks up the recipients from the len(ways)-th on and appends where they lead.
+func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]account.Account) ([][]account.Account, error) {
+	for _, r := range m.Recipients[len(ways):] {
+		if gone(r) {
+			ways = append(ways, nil)
+			continue
+		}
+		look := s.table.Resolve
+		if r.Added != "" {
+			look = func(ctx context.Context, address string) ([]account.Account, error) {
+				return s.table.ResolveTargets(ctx, "", []string{address})
+			}
+		}
+		accounts, err := look(ctx, r.Address)
+		switch reply := refusal(err, m.Origin); {
+		case err != nil && reply.Temporary():
+			return nil, fmt.Errorf("resolve %s: %w", r.Address, err)
+		case err != nil: // it went away since RCPT
+			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: reply, Stage: s.Name(), Why: err.Error()})
+		default:
+			r.Hops = hops(r.Hops[:0], accounts)
+		}
+		ways = append(ways, accounts)
+	}
+	return ways, nil
+}
+
+func hops(list []pipeline.Hop, accounts []account.Account) []pipeline.Hop {
+	for _, a := range accounts {
+		list = append(list, pipeline.Hop{Kind: pipeline.HopMailbox, Account: a.ID, Address: a.Address})
+	}
+	return list
 }
 
 // way tells where the first recipients go.

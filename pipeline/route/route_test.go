@@ -52,7 +52,7 @@ func TestQuotaIsForMailboxes(t *testing.T) {
 		r := &pipeline.Recipient{Address: "alice@example.test"}
 		r.Take(pipeline.Opinion{Action: before})
 		m := &pipeline.Message{Origin: sdk.Stranger, Trace: &trace.Trace{}, Recipients: []*pipeline.Recipient{r}, Content: draft}
-		if err := New(table, full{}).Process(t.Context(), m); err != nil {
+		if err := New(table, full{}, nil).Process(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 		if r.Opinion.Action != after {
