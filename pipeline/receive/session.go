@@ -138,9 +138,11 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
 			Ret: string(opts.Return), EnvID: opts.EnvelopeID,
 		},
 	}
-	ctx, cancel := context.WithTimeout(s.gate.server.base, lookupTime)
-	defer cancel()
+	ctx := s.gate.server.base
 	if o.Pipeline.Asks(sdk.PhaseSender) || o.Pipeline.Asks(sdk.PhaseRecipient) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lookupTime)
+		defer cancel()
 		m.Peer.Reverse, m.Peer.Name = s.clientName(ctx)
 	}
 	if reply := o.Pipeline.Sender(ctx, m); !reply.OK() {
