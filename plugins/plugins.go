@@ -11,17 +11,19 @@ import (
 	"github.com/sluicemail/sluice/plugins/gtube"
 	"github.com/sluicemail/sluice/plugins/ratelimit"
 	"github.com/sluicemail/sluice/plugins/rspamd"
+	"github.com/sluicemail/sluice/plugins/spamassassin"
 	"github.com/sluicemail/sluice/sdk"
 )
 
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
-		"eicar":     func() sdk.Plugin { return eicar.New() },
-		"greylist":  func() sdk.Plugin { return greylist.New() },
-		"gtube":     func() sdk.Plugin { return gtube.New() },
-		"ratelimit": func() sdk.Plugin { return ratelimit.New() },
-		"dnsbl":     func() sdk.Plugin { return dnsbl.New() },
-		"rspamd":    func() sdk.Plugin { return rspamd.New() },
+		"eicar":        func() sdk.Plugin { return eicar.New() },
+		"greylist":     func() sdk.Plugin { return greylist.New() },
+		"gtube":        func() sdk.Plugin { return gtube.New() },
+		"ratelimit":    func() sdk.Plugin { return ratelimit.New() },
+		"dnsbl":        func() sdk.Plugin { return dnsbl.New() },
+		"rspamd":       func() sdk.Plugin { return rspamd.New() },
+		"spamassassin": func() sdk.Plugin { return spamassassin.New() },
 	}
 }

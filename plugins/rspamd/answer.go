@@ -8,8 +8,8 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 )
 
 // maxText bounds a text that is shown to people, in octets.
@@ -72,14 +72,14 @@ func parseAnswer(body []byte) (*answer, error) {
 	}
 	switch {
 	case raw.Error != nil:
-		return nil, fmt.Errorf("is an error: %s", clean(fmt.Sprint(raw.Error), maxText))
+		return nil, fmt.Errorf("is an error: %s", plain.Line(fmt.Sprint(raw.Error), maxText))
 	case raw.Action == nil || *raw.Action == "":
 		return nil, errors.New("has no action")
 	case raw.Score == nil:
 		return nil, errors.New("has no score")
 	}
 	a := &answer{
-		action: clean(*raw.Action, 100), score: *raw.Score, required: raw.Required, skipped: raw.Skipped,
+		action: plain.Line(*raw.Action, 100), score: *raw.Score, required: raw.Required, skipped: raw.Skipped,
 		subject: text(raw.Subject), message: text(member(raw.Messages, "smtp_message")),
 	}
 	symbols := make(map[string]rawSymbol)
@@ -89,10 +89,10 @@ func parseAnswer(body []byte) (*answer, error) {
 		}
 	}
 	for name, s := range symbols {
-		if clean(name, maxText) == "" {
+		if plain.Line(name, maxText) == "" {
 			continue
 		}
-		a.symbols = append(a.symbols, symbol{clean(name, 100), s.Score, s.text()})
+		a.symbols = append(a.symbols, symbol{plain.Line(name, 100), s.Score, s.text()})
 	}
 	slices.SortFunc(a.symbols, func(x, y symbol) int {
 		switch dx, dy := math.Abs(x.score), math.Abs(y.score); {
@@ -118,7 +118,7 @@ func (s rawSymbol) text() string {
 	if len(words) > 0 {
 		out += " [" + strings.Join(words, ", ") + "]"
 	}
-	return clean(out, maxText)
+	return plain.Line(out, maxText)
 }
 
 // milterFields reads the block "milter": add_headers has names with a text, an object with
@@ -183,20 +183,4 @@ func errorText(body []byte) string {
 		return ""
 	}
 	return text(raw.Error)
-}
-
-// clean returns text as one line of valid UTF-8 without control characters, at most limit octets.
-func clean(text string, limit int) string {
-	text = strings.ToValidUTF8(text[:min(len(text), limit+utf8.UTFMax)], "\uFFFD")
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	for len(text) > limit {
-		_, n := utf8.DecodeLastRuneInString(text)
-		text = text[:len(text)-n]
-	}
-	return strings.TrimSpace(text)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/plugins/internal/dial"
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -57,9 +58,9 @@ type status struct {
 // explain says what went wrong, for a person.
 func (s status) explain(body []byte) string {
 	if text := errorText(body); text != "" {
-		return clean(fmt.Sprintf("%d: %s", s.code, text), maxText)
+		return plain.Line(fmt.Sprintf("%d: %s", s.code, text), maxText)
 	}
-	return clean(s.line, maxText)
+	return plain.Line(s.line, maxText)
 }
 
 // post sends a message. Redirects are not followed. When a connection that was kept turns out

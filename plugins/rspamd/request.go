@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -16,7 +17,7 @@ func scanHeader(m *sdk.Message, set *settings) http.Header {
 	h := http.Header{}
 	put := func(name, value string) {
 		if value != "" {
-			h.Set(name, headerText(value))
+			h.Set(name, plain.Value(value))
 		}
 	}
 	put("User-Agent", "sluice")
@@ -29,9 +30,9 @@ func scanHeader(m *sdk.Message, set *settings) http.Header {
 		h.Set("Hostname", "unknown") // rspamd's word for an address without a verified name
 		put("Hostname", m.ClientName)
 	}
-	h.Set("From", "<"+headerText(m.Sender)+">") // with brackets, or the null sender would be no field at all
+	h.Set("From", "<"+plain.Value(m.Sender)+">") // with brackets, or the null sender would be no field at all
 	for _, r := range m.Recipients[:min(len(m.Recipients), maxRecipients)] {
-		h.Add("Rcpt", "<"+headerText(r.Address)+">")
+		h.Add("Rcpt", "<"+plain.Value(r.Address)+">")
 	}
 	if len(m.Recipients) == 1 {
 		put("Deliver-To", mailbox(&m.Recipients[0])) // whose statistics and settings count
@@ -52,7 +53,7 @@ func learnHeader(m *sdk.Message) http.Header {
 	h.Set("User-Agent", "sluice")
 	for name, value := range map[string]string{"Queue-Id": m.ID, "Log-Tag": m.ID, "Deliver-To": m.Event.Account} {
 		if value != "" {
-			h.Set(name, headerText(value))
+			h.Set(name, plain.Value(value))
 		}
 	}
 	return h
@@ -64,15 +65,4 @@ func mailbox(r *sdk.Recipient) string {
 		return r.Accounts[0]
 	}
 	return r.Address
-}
-
-// headerText returns text with what a header field of HTTP cannot hold (RFC 9110 section 5.5)
-// replaced by "?", and no space around it. HELO and addresses are the peer's.
-func headerText(text string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?")))
 }

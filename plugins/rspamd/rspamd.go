@@ -26,6 +26,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -170,7 +171,7 @@ func (p *plugin) ping(ctx context.Context) sdk.Verdict {
 func say(lines ...string) sdk.Verdict {
 	var v sdk.Verdict
 	for _, line := range lines {
-		v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "RSPAMD", Text: clean(line, maxText)})
+		v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "RSPAMD", Text: plain.Line(line, maxText)})
 	}
 	return v
 }

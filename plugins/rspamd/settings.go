@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/plugins/internal/dial"
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -74,7 +75,7 @@ func configure(s sdk.Settings) (set settings, scan endpoint, learn *endpoint, er
 		bad("scale", "%v, expected more than 0 and at most 1000", set.Scale)
 	}
 	for key, value := range map[string]string{"password": set.Password, "controller_password": set.ControllerPassword, "settings_id": set.SettingsID} {
-		if headerText(value) != value {
+		if plain.Value(value) != value {
 			bad(key, "has characters that cannot be in a header field of HTTP")
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -52,7 +53,7 @@ func (s *settings) reasons(a *answer) []sdk.Reason {
 // reply is what the peer is told; the text is rspamd's if it has one. nil leaves the
 // words to the core.
 func reply(action sdk.Action, message string) *sdk.Reply {
-	message = ascii(clean(message, 300))
+	message = plain.ASCII(plain.Line(message, 300))
 	switch {
 	case message == "":
 		return nil
@@ -62,15 +63,6 @@ func reply(action sdk.Action, message string) *sdk.Reply {
 		return &sdk.Reply{Code: 451, Enhanced: "4.7.1", Text: message}
 	}
 	return nil
-}
-
-func ascii(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, text)
 }
 
 // changes are the fields of the milter block: first what goes, then what comes.
