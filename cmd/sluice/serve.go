@@ -73,6 +73,8 @@ type server struct {
 	queue     *queue.Queue
 	control   *control.Server
 	listeners []*running
+	observer  pipeline.Observer // of what goes through the pipelines; nil: nobody counts
+	alerter   pipeline.Alerter  // of what plugins want the administrator to know; nil: the log alone
 	gone      sync.Map // pipelines of queued messages that are no more, and were warned of
 
 	reloading sync.Mutex   // one reload at a time
