@@ -75,7 +75,7 @@ type server struct {
 	listeners []*running
 	observer  pipeline.Observer // of what goes through the pipelines; nil: nobody counts
 	alerter   pipeline.Alerter  // of what plugins want the administrator to know; nil: the log alone
-	gone      sync.Map // pipelines of queued messages that are no more, and were warned of
+	gone      sync.Map          // pipelines of queued messages that are no more, and were warned of
 
 	reloading sync.Mutex   // one reload at a time
 	mu        sync.RWMutex // guards what a reload replaces
@@ -277,6 +277,8 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		MaxTo:    p.Receive.MaxRecipients,
 		Logger:   s.logger,
 		Blobs:    s.store.Blobs(),
+		Observer: s.observer,
+		Alerter:  s.alerter,
 	})
 }
 
