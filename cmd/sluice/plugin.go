@@ -135,13 +135,27 @@ func printPlugins(w io.Writer, items []pluginItem, running bool) error {
 		return nil
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tSTATE\tMODE\tVERSION\tPID\tRESTARTS\tASKED\tFAILED\tP50\tP99\tASKED BY")
+	fmt.Fprintln(table, "NAME\tSTATE\tMODE\tVERSION\tPID\tRESTARTS\tIN FLIGHT\tASKED\tFAILED\tP50\tP99\tBREAKER\tASKED BY")
 	for _, p := range items {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", p.Name, p.State.State, p.Mode, dash(p.Version),
-			dash(number(p.PID)), p.Restarts, p.Asked, failures(p.State), short(p.P50), short(p.P99), dash(strings.Join(p.AskedBy, ", ")))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.State.State, p.Mode, dash(p.Version),
+			dash(number(p.PID)), p.Restarts, p.InFlight, p.Asked, dash(failures(p.State)), short(p.P50), short(p.P99), dash(p.Breaker),
+			dash(strings.Join(p.AskedBy, ", ")))
+		if c := p.Canary; c != nil {
+			failed := ""
+			if c.Failed > 0 {
+				failed = fmt.Sprint(c.Failed)
+			}
+			fmt.Fprintf(table, "%s.canary\t%s\t%g%%\t%s\t%s\t\t\t%d\t%s\t%s\t%s\t\t\n", p.Name, c.State, 100*c.Share, dash(c.Version),
+				dash(number(c.PID)), c.Asked, dash(failed), short(c.P50), short(c.P99))
+		}
 	}
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	for _, p := range items {
+		for _, note := range notes(p.State) {
+			fmt.Fprintf(w, "%s: %s\n", p.Name, note)
+		}
 	}
 	if !running {
 		fmt.Fprintln(w, "the server is not running")
@@ -149,11 +163,33 @@ func printPlugins(w io.Writer, items []pluginItem, running bool) error {
 	return nil
 }
 
-func failures(s pluginhost.State) (n uint64) {
-	for _, count := range s.Failures {
-		n += count
+// failures lists failures by kind: "2 crash, 5 timeout".
+func failures(s pluginhost.State) string {
+	var list []string
+	for _, kind := range slices.Sorted(maps.Keys(s.Failures)) {
+		list = append(list, fmt.Sprintf("%d %s", s.Failures[kind], kind))
 	}
-	return n
+	return strings.Join(list, ", ")
+}
+
+// notes are what is out of the ordinary about a plugin, in words.
+func notes(s pluginhost.State) []string {
+	var list []string
+	add := func(on bool, format string, args ...any) {
+		if on {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
+	}
+	add(s.Breaker == "open", "is not waited for in phase %s; %d questions were not asked", strings.Join(s.Phases, ", "), s.Skipped)
+	add(s.Lost > 0, "%d of %d lanes are lost", s.Lost, s.Lanes)
+	add(s.Suspects > 0, "%d messages are suspected of having killed it", s.Suspects)
+	add(s.Dropped+s.Failed > 0, "%d events told, %d dropped, %d failed", s.Told, s.Dropped, s.Failed)
+	add(s.Leaving > 0, "%d processes of former configurations still have messages", s.Leaving)
+	if s.Canary != nil {
+		add(s.Canary.Why != "", "canary %s: %s", s.Canary.State, s.Canary.Why)
+	}
+	add(s.Why != "", "%s", s.Why)
+	return list
 }
 
 func short(d time.Duration) string {

@@ -37,9 +37,9 @@ func (a *app) reloadCommand() *cobra.Command {
 }
 
 // reload reads the configuration again. Messages on their way end under what they
-// began with; what can't change while the server runs is refused as a whole, so
+// began with, the plugins included; what can't change while the server runs is refused as a whole, so
 // that what is in force is always one file.
-func (s *server) reload(_ context.Context, path string) error {
+func (s *server) reload(ctx context.Context, path string) error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
 	c, err := config.Load(path, config.Options{Builtins: builtinNames()})
@@ -55,6 +55,9 @@ func (s *server) reload(_ context.Context, path string) error {
 	table, err := newTable(c, s.store)
 	if err != nil {
 		return err
+	}
+	if err := s.plugins.Reload(ctx, pluginConfigs(c)); err != nil { // the last that may fail
+		return fmt.Errorf("the plugins stay as they were: %w", c.PluginProblems(err))
 	}
 	fresh := make(map[string]*pipeline.Pipeline, len(c.Pipeline))
 	for name := range c.Pipeline {
@@ -107,8 +110,6 @@ func (s *server) fixed(c *config.Config) string {
 		return "a [listener]"
 	case !same(old.TLS, c.TLS):
 		return "[tls]"
-	case !same(pluginConfigs(old), pluginConfigs(c)):
-		return "a [plugin], or the list of plugins that pipelines ask,"
 	case !same(pipelines(old), pipelines(c)):
 		return "the list of pipelines"
 	case !same(receives(old), receives(c)):

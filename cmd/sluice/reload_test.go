@@ -27,7 +27,8 @@ func TestReloadRefusesWhatItWouldIgnore(t *testing.T) {
 		"[pipeline.other.queue]\nretry = \"1m\"":                          true,
 		"[pipeline.inbound.queue]\nretry = \"1m\"":                        false,
 		"[pipeline.inbound.anti-spam]\njunk_at = 3.0":                     false,
-		"[pipeline.inbound.anti-spam]\nplugins = [\"gtube\"]":             true,
+		"[pipeline.inbound.anti-spam]\nplugins = [\"gtube\"]":             false,
+		"[plugin.gtube]\nbuiltin = \"gtube\"\ntimeout = \"1s\"":           false,
 		"[domain.\"example.test\"]\naliases = { a = \"b@example.test\" }": false,
 	} {
 		if what := s.fixed(load(text)); (what != "") != fixed {
@@ -35,7 +36,7 @@ func TestReloadRefusesWhatItWouldIgnore(t *testing.T) {
 		}
 	}
 	// Whoever adds a top-level key has to say here, or in fixed, what a reload does about it.
-	replaced := map[string]bool{"Domain": true, "Postmaster": true, "Pipeline": true}
+	replaced := map[string]bool{"Domain": true, "Postmaster": true, "Pipeline": true, "Plugin": true}
 	inert := map[string]bool{"Relay": true, "Forward": true, "Path": true, "Warnings": true} // refused by check, or no keys
 	for i := range reflect.TypeFor[config.Config]().NumField() {
 		f := reflect.TypeFor[config.Config]().Field(i)

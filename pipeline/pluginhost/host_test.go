@@ -201,6 +201,13 @@ func TestValidate(t *testing.T) {
 		"on_crash":   func(c *Config) { c.OnCrash = "Accept" },
 		"mode":       func(c *Config) { c.Mode = "on" },
 		"memory":     func(c *Config) { c.Memory = 1 },
+		"breaker":    func(c *Config) { c.BreakerFailures = -1 },
+		"wait":       func(c *Config) { c.BreakerWait = 0 },
+		"share":      func(c *Config) { c.Canary = Canary{Builtin: "plain", Share: 0.9} },
+		"no share":   func(c *Config) { c.Canary = Canary{Builtin: "plain"} },
+		"canary":     func(c *Config) { c.Canary = Canary{Share: 0.1} },
+		"canaries":   func(c *Config) { c.Canary = Canary{Share: 0.1, Builtin: "plain", Command: []string{"x"}} },
+		"other":      func(c *Config) { c.Canary = Canary{Share: 0.1, Builtin: "none"} },
 	} {
 		c := DefaultConfig()
 		c.Name, c.Builtin = "t", "plain"

@@ -1,12 +1,14 @@
 package config
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // Builtins are the plugins inside this program, which `sluice plugin run NAME` runs.
@@ -89,11 +91,71 @@ func (c *Config) checkPlugin(name string, p *pluginhost.Config, builtins []strin
 	for i, name := range p.Read {
 		p.Read[i] = c.src.path(name)
 	}
-	if len(p.Files) > 0 {
-		files := make(map[string]string, len(p.Files))
-		for name, sum := range p.Files {
-			files[c.src.path(name)] = sum
-		}
-		p.Files = files
+	p.Files = c.absoluteFiles(p.Files)
+	if canary := &p.Canary; len(canary.Command) > 0 && strings.Contains(canary.Command[0], "/") {
+		canary.Command[0] = c.src.path(canary.Command[0])
 	}
+	p.Canary.Files = c.absoluteFiles(p.Canary.Files)
+	if p.Canary.Builtin != "" && !slices.Contains(builtins, p.Canary.Builtin) {
+		c.src.hint(keys("plugin", name, "canary", "builtin"), didYouMean(p.Canary.Builtin, builtins))
+	}
+}
+
+func (c *Config) absoluteFiles(names map[string]string) map[string]string {
+	if len(names) == 0 {
+		return names
+	}
+	files := make(map[string]string, len(names))
+	for name, sum := range names {
+		files[c.src.path(name)] = sum
+	}
+	return files
+}
+
+// PluginProblems puts what plugins complain about at their start where it stands in the file: err is what pluginhost's WaitReady
+// or Reload returned. What is no complaint of a plugin stays as it is.
+func (c *Config) PluginProblems(err error) error {
+	var problems Problems
+	var others []error
+	for _, e := range flatten(err, nil) {
+		var start *pluginhost.StartError
+		if c.src == nil || !errors.As(e, &start) {
+			others = append(others, e)
+			continue
+		}
+		for _, cause := range causes(start.Err) {
+			at, text := keys("plugin", start.Plugin), cause.Error()
+			var field *pluginhost.FieldError
+			var setting *sdk.SettingError
+			switch {
+			case errors.As(cause, &setting):
+				at = append(at, "config")
+				if setting.Key != "" {
+					at = append(at, strings.Split(setting.Key, ".")...)
+				}
+				text = setting.Problem
+			case errors.As(cause, &field):
+				at, text = append(at, strings.Split(field.Key, ".")...), field.Problem
+			}
+			problems = append(problems, c.src.problem(at, false, oneLine(text)))
+		}
+	}
+	if len(problems) > 0 {
+		others = append(others, problems.sorted())
+	}
+	return errors.Join(others...)
+}
+
+// causes takes errors apart that are joined somewhere inside.
+func causes(err error) []error {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if joined, ok := e.(interface{ Unwrap() []error }); ok {
+			var all []error
+			for _, one := range joined.Unwrap() {
+				all = append(all, causes(one)...)
+			}
+			return all
+		}
+	}
+	return []error{err}
 }

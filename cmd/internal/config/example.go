@@ -72,6 +72,8 @@ var exampleValues = map[string]string{
 	"relay.example.net.password":  `"@relay.secret"`,
 	"plugin.eicar.command":        `["./eicar"]`,
 	"plugin.eicar.builtin":        `"eicar"`,
+	"plugin.eicar.canary.command": `["./eicar-next"]`,
+	"plugin.eicar.canary.share":   "0.05",
 	"forward.srs_domain":          `"example.test"`,
 	"forward.srs_secrets":         `["@srs.secret"]`,
 }
@@ -83,6 +85,7 @@ var exampleComments = map[string]string{
 	"forward":              "not in force yet: delivery to other servers comes with a later version",
 	"plugin.eicar.command": "",
 	"plugin.eicar.config":  "",
+	"plugin.eicar.canary":  "",
 }
 
 // table writes the keys of v, then the tables in it.

@@ -16,6 +16,16 @@ var meanings = map[string]string{
 	"plugin.*.read":       "files and directories that it may read beside its own and the system's",
 	"plugin.*.config":     "handed to the plugin, which knows its own keys",
 
+	"plugin.*.breaker_failures": "after so many failures in a row, over 5 s at least, it is not waited for any more: questions fail at once, and on_failure decides; 0: always waited for",
+	"plugin.*.breaker_wait":     "the longest time until a question tries it again then; the first wait is 1 s",
+	"plugin.*.canary":           "another version of the plugin, asked in its place about a share of the mail; it is given up by itself when it crashes, fails or decides differently",
+	"plugin.*.canary.command":   "its program and arguments",
+	"plugin.*.canary.builtin":   "a plugin inside this program, in place of command",
+	"plugin.*.canary.sha256":    "the SHA-256 of its program, checked at each start; empty: not checked",
+	"plugin.*.canary.share":     "which part of the mail, by a hash of the message ID, up to 0.5; 0: no canary",
+	"plugin.*.canary.files":     "further files that belong to it, each with its SHA-256, or \"\" for unchecked",
+	"plugin.*.canary.config":    "its settings in place of the plugin's, when set",
+
 	"dns.servers":       "\"address:port\" of the servers to ask, in this order; empty: the system's",
 	"dns.timeout":       "how long one server has for one answer",
 	"dns.deadline":      "how long one look-up may take altogether",
