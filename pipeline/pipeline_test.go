@@ -56,7 +56,9 @@ type stageFunc func(context.Context, *Message) error
 func (stageFunc) Name() string                                    { return StageRoute }
 func (f stageFunc) Process(ctx context.Context, m *Message) error { return f(ctx, m) }
 
-func newBench(t *testing.T, stages ...Stage) *bench {
+func newBench(t *testing.T, stages ...Stage) *bench { return newBenchFor(t, stages...) }
+
+func newBenchFor(t testing.TB, stages ...Stage) *bench {
 	t.Helper()
 	blobs, err := blob.Open(vfs.NewMem(), "blob", blob.NewBudget(1<<20), 64<<10, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -65,7 +67,7 @@ func newBench(t *testing.T, stages ...Stage) *bench {
 	b := &bench{blobs: blobs}
 	b.Pipeline = New(Options{
 		Name: "inbound", Stages: stages, Router: everybody{}, Queue: b, Deadline: 10 * time.Second, MaxSize: 1000,
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.DiscardHandler), Blobs: blobs,
 	})
 	return b
 }

@@ -1,0 +1,200 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sluicemail/sluice/pipeline/trace"
+	"github.com/sluicemail/sluice/sdk"
+)
+
+// asks is an Asker that calls a function.
+type asks struct {
+	plugin
+	manifest sdk.Manifest
+	ask      func(q *Question) (sdk.Verdict, error)
+}
+
+func (a *asks) Manifest() sdk.Manifest {
+	m := a.manifest
+	m.Name = a.name
+	return m
+}
+
+func (a *asks) Ask(_ context.Context, q *Question) (sdk.Verdict, error) { return a.ask(q) }
+
+// TestParsedOnce: the shared parse is made once for a version, by whoever asks first, and
+// of the version that the stage sees (RULES C7); a stage before that changed it gets another.
+func TestParsedOnce(t *testing.T) {
+	var made atomic.Int64
+	parse := func(r io.ReaderAt, size int64) *sdk.Parsed {
+		made.Add(1)
+		text, _ := io.ReadAll(io.NewSectionReader(r, 0, size))
+		name, _, _ := strings.Cut(string(text), ":")
+		return &sdk.Parsed{Parts: []sdk.Part{{Name: name}}}
+	}
+	var names []string
+	ask := func(q *Question) (sdk.Verdict, error) {
+		parsed, err := q.Parsed()
+		if err != nil {
+			return sdk.Verdict{}, err
+		}
+		return sdk.Verdict{Tags: map[string]string{"name": parsed.Parts[0].Name}, Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-New", Value: "1"}}}, nil
+	}
+	panel := func(stage string) Stage {
+		var list []Asker
+		for i := range 5 {
+			list = append(list, &asks{plugin: plugin{name: fmt.Sprint(i)}, manifest: sdk.Manifest{Changes: []sdk.ChangeKind{sdk.AddField}}, ask: ask})
+		}
+		p := &Panel{Stage: stage, Askers: list}
+		return stageFunc(func(ctx context.Context, m *Message) error {
+			p.Settle(m, p.Ask(ctx, m))
+			names = append(names, m.Tags["name"])
+			return nil
+		})
+	}
+	b := newBench(t, panel(StageAntiSpam), panel(StageAntiVirus))
+	b.Parse = parse
+	if r := b.Submit(context.Background(), b.message(t, sdk.Stranger, alice, bob)); !r.Committed {
+		t.Fatal(r.Reply)
+	}
+	if made.Load() != 2 || !slices.Equal(names, []string{"Subject", "X-New"}) {
+		t.Errorf("%d parses, of %v", made.Load(), names)
+	}
+}
+
+// TestParserThatPanicsIsAFailure: over what a stranger wrote; not the end of the session.
+func TestParserThatPanicsIsAFailure(t *testing.T) {
+	x := &asks{plugin: plugin{name: "x"}, ask: func(q *Question) (sdk.Verdict, error) {
+		_, err := q.Parsed()
+		return sdk.Verdict{}, err
+	}}
+	b := newBench(t, scan(&Panel{Stage: StageAntiVirus, Default: sdk.Defer, Askers: []Asker{x, x}}))
+	b.Parse = func(io.ReaderAt, int64) *sdk.Parsed { panic("index out of range") }
+	if r := b.Submit(context.Background(), b.message(t, sdk.Stranger, alice)); r.Reply.Code != 451 {
+		t.Error(r.Reply)
+	}
+}
+
+// TestOnlyWhoHasThePhaseIsAsked: a plugin of connect in the list is not asked about content, and
+// one that has never started is, so that its failure counts.
+func TestOnlyWhoHasThePhaseIsAsked(t *testing.T) {
+	for _, c := range []struct {
+		manifest sdk.Manifest
+		phases   string
+	}{
+		{sdk.Manifest{}, "content route"},
+		{sdk.Manifest{Phases: []sdk.Phase{sdk.PhaseConnect}}, "connect"},
+		{sdk.Manifest{Phases: []sdk.Phase{sdk.PhaseSender, sdk.PhaseContent}}, "sender content"},
+		{sdk.Manifest{Phases: []sdk.Phase{sdk.PhaseRoute}}, "route"},
+		{sdk.Manifest{Events: []sdk.EventKind{sdk.EventBounced}}, ""},
+	} {
+		var got []string
+		for _, phase := range []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent, sdk.PhaseRoute} {
+			if has(c.manifest, phase) {
+				got = append(got, string(phase))
+			}
+		}
+		if strings.Join(got, " ") != c.phases {
+			t.Errorf("%+v: asked in %v", c.manifest, got)
+		}
+	}
+	gate := &early{plugin: plugin{name: "gate"}, phases: []sdk.Phase{sdk.PhaseConnect}}
+	p := &Panel{Stage: StageAntiSpam, Askers: []Asker{gate, &plugin{name: "x"}}}
+	if answers := p.Ask(context.Background(), asked(t, alice)); len(answers) != 1 || gate.asked != 0 {
+		t.Errorf("%d answers", len(answers))
+	}
+}
+
+// TestWhatPluginsSeeOfTheEnvelope: the hops in route alone, the results of authentication as they
+// are, the score that all recipients of the question have.
+func TestWhatPluginsSeeOfTheEnvelope(t *testing.T) {
+	m := asked(t, alice, bob)
+	m.Auth = &Auth{SPF: "pass", SPFDomain: "example.net", DKIM: "pass", DKIMDomains: []string{"a.test", "b.test"}, DMARC: "fail", DMARCDomain: "c.test"}
+	m.Tags = map[string]string{"spf": "fail"} // of a plugin
+	m.Score, m.Recipients[0].Score, m.Recipients[1].Score = 1, 5, 2
+	m.Recipients[0].Hops = []Hop{{Kind: HopMailbox, Address: "alice@example.test"}, {Kind: HopDiscard}}
+	m.Recipients[0].Params = RecipientParams{Notify: []string{"FAILURE"}, ORcpt: "rfc822;x"}
+	content := questionsOf(m, sdk.PhaseContent)[0].Envelope()
+	if content.Score != 3 || content.Recipients[0].Hops != nil || content.Recipients[0].ORcpt != "rfc822;x" {
+		t.Errorf("content: %+v", content)
+	}
+	if got := fmt.Sprint(content.Auth); got != "map[dkim:pass dkim.domains:a.test b.test dmarc:fail dmarc.domain:c.test spf:pass spf.domain:example.net]" {
+		t.Errorf("auth: %s", got)
+	}
+	route := questionsOf(m, sdk.PhaseRoute)[0].Envelope()
+	if got := strings.Join(route.Recipients[0].Hops, "; "); got != "mailbox alice@example.test; discard" {
+		t.Errorf("hops: %s", got)
+	}
+}
+
+// TestRoutesOutsideOfRoute are refused, recorded and counted; in route they are the stage's to follow.
+func TestRoutesOutsideOfRoute(t *testing.T) {
+	v := sdk.Verdict{Action: sdk.Junk, Route: &sdk.Route{To: []string{"x@example.test"}}, Recipients: []sdk.RecipientVerdict{{Recipient: bob, Route: &sdk.Route{To: []string{"y@example.test"}}}}}
+	for _, phase := range []sdk.Phase{sdk.PhaseContent, sdk.PhaseRoute} {
+		seen := &counts{}
+		b := newBench(t)
+		b.Observer = seen
+		own := v
+		own.Recipients = slices.Clone(v.Recipients)
+		p := &Panel{Stage: StageRoute, Phase: phase, Askers: []Asker{&plugin{name: "x", verdict: own}}}
+		m := asked(t, alice, bob)
+		m.via = b.Pipeline
+		answers := p.Ask(context.Background(), m)
+		p.Settle(m, answers)
+		first, second := answers[0].For(alice), answers[0].For(bob)
+		told := strings.Join(m.Trace.Events()[0].Changes, ";")
+		if phase == sdk.PhaseContent {
+			if first.Route != nil || second.Route != nil || told != "refused: route" || seen.plugins[0].Refused != 2 || first.Action != sdk.Junk {
+				t.Errorf("%s: %+v, trace %q, counted %+v", phase, first, told, seen.plugins[0])
+			}
+			continue
+		}
+		if first.Route.To[0] != "x@example.test" || second.Route.To[0] != "y@example.test" || told != "" || seen.plugins[0].Refused != 0 {
+			t.Errorf("%s: %+v, trace %q", phase, first, told)
+		}
+	}
+}
+
+// TestAlertsAreHeard from every phase, by name.
+func TestAlertsAreHeard(t *testing.T) {
+	seen := &counts{}
+	b := newBench(t, scan(&Panel{Stage: StageAntiSpam, Askers: []Asker{&plugin{name: "x", verdict: sdk.Verdict{Alerts: []sdk.Alert{{Key: "k1"}, {Key: "k2"}}}}}}))
+	b.Alerter = seen
+	b.Submit(context.Background(), b.message(t, sdk.Stranger, alice))
+	if fmt.Sprint(seen.alerts) != "[x k1 x k2]" {
+		t.Errorf("%v", seen.alerts)
+	}
+}
+
+// TestNoteOfAShadow: in the trace if it comes before the content, nowhere afterwards.
+func TestNoteOfAShadow(t *testing.T) {
+	b := newBench(t)
+	var asked []*Question
+	b.Early = []Asker{&asks{plugin: plugin{name: "ghost", shadow: true}, manifest: sdk.Manifest{Phases: beforeContent}, ask: func(q *Question) (sdk.Verdict, error) {
+		asked = append(asked, q)
+		return sdk.Verdict{Action: sdk.Reject}, nil
+	}}}
+	s := talk()
+	if reply := b.Connect(context.Background(), s); !reply.OK() {
+		t.Fatalf("obeyed: %v", reply)
+	}
+	m := b.messageOf(t, s, sdk.Stranger, alice)
+	for _, q := range asked {
+		if !q.Note(trace.Event{Stage: StageAntiSpam, Plugin: "ghost", Action: "shadow reject at " + string(q.Phase)}) {
+			t.Errorf("%s: too late", q.Phase)
+		}
+	}
+	b.Submit(context.Background(), m)
+	if got := ends(m); got != "shadow reject at connect; shadow reject at sender; shadow reject at recipient" {
+		t.Errorf("the trace says %s", got)
+	}
+	if asked[1].Note(trace.Event{}) {
+		t.Error("noted after the trace was begun")
+	}
+}
