@@ -5,6 +5,7 @@
 package plugins
 
 import (
+	"github.com/sluicemail/sluice/plugins/attachments"
 	"github.com/sluicemail/sluice/plugins/dnsbl"
 	"github.com/sluicemail/sluice/plugins/eicar"
 	"github.com/sluicemail/sluice/plugins/greylist"
@@ -18,6 +19,7 @@ import (
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
+		"attachments":  func() sdk.Plugin { return attachments.New() },
 		"eicar":        func() sdk.Plugin { return eicar.New() },
 		"greylist":     func() sdk.Plugin { return greylist.New() },
 		"gtube":        func() sdk.Plugin { return gtube.New() },

@@ -1,0 +1,119 @@
+package attachments
+
+import (
+	"bytes"
+	"slices"
+)
+
+// magic is how the content of a type begins.
+type magic struct {
+	word string
+	at   int
+	head string
+}
+
+// magics are tried in order.
+func magics() []magic {
+	return []magic{
+		{"executable", 0, "MZ"},
+		{"executable", 0, "\x7fELF"},
+		{"executable", 0, "\xfe\xed\xfa\xce"},
+		{"executable", 0, "\xfe\xed\xfa\xcf"},
+		{"executable", 0, "\xce\xfa\xed\xfe"},
+		{"executable", 0, "\xcf\xfa\xed\xfe"},
+		{"executable", 0, "\xca\xfe\xba\xbe"}, // Mach-O for several machines, and Java classes
+		{"executable", 0, "dex\n03"},
+		{"executable", 0, "\x00asm"},
+		{"script", 0, "#!"},
+		{"shortcut", 0, "L\x00\x00\x00\x01\x14\x02\x00"}, // Windows .lnk
+		{"shortcut", 0, "[InternetShortcut]"},
+		{"zip", 0, "PK\x03\x04"},
+		{"zip", 0, "PK\x05\x06"},
+		{"zip", 0, "PK\x07\x08"},
+		{"rar", 0, "Rar!\x1a\x07"},
+		{"7z", 0, "7z\xbc\xaf\x27\x1c"},
+		{"gzip", 0, "\x1f\x8b"},
+		{"bzip2", 0, "BZh"},
+		{"xz", 0, "\xfd7zXZ\x00"},
+		{"zstd", 0, "\x28\xb5\x2f\xfd"},
+		{"tar", 257, "ustar"},
+		{"ole", 0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"},
+		{"cab", 0, "MSCF"},
+		{"ace", 7, "**ACE**"},
+		{"arj", 0, "\x60\xea"},
+		{"lzh", 2, "-lh"},
+		{"iso", 0x8001, "CD001"},
+		{"onenote", 0, "\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d"},
+		{"pdf", 0, "%PDF-"},
+		{"rtf", 0, "{\\rt"},
+		{"png", 0, "\x89PNG"},
+		{"jpeg", 0, "\xff\xd8\xff"},
+		{"gif", 0, "GIF8"},
+	}
+}
+
+// typeOf returns a word for what octets are, by how they begin, or "".
+func typeOf(head []byte) string {
+	for _, m := range magics() {
+		if len(head) >= m.at+len(m.head) && string(head[m.at:m.at+len(m.head)]) == m.head {
+			if m.word == "executable" && m.head == "MZ" && !looksLikeDOS(head) {
+				continue
+			}
+			return m.word
+		}
+	}
+	if i := bytes.Index(head[:min(len(head), 1024)], []byte("%PDF-")); i >= 0 { // readers take it anywhere near the front
+		return "pdf"
+	}
+	return ""
+}
+
+// looksLikeDOS tells a program from a text that begins with the letters MZ.
+func looksLikeDOS(head []byte) bool {
+	return len(head) >= 64 && bytes.ContainsFunc(head[2:64], func(r rune) bool { return r < 9 })
+}
+
+func typeWords() []string {
+	var words []string
+	for _, m := range magics() {
+		if !slices.Contains(words, m.word) {
+			words = append(words, m.word)
+		}
+	}
+	return words
+}
+
+func knownType(word string) bool { return slices.Contains(typeWords(), word) }
+
+// oleHasMacros looks for the storage of Visual Basic in an old Office document: its name stands in the
+// directory as UTF-16.
+func oleHasMacros(file *kept) bool {
+	return contains(file, wide("_VBA_PROJECT")) || contains(file, wide("Macros")) && contains(file, wide("VBA")) || contains(file, wide("XL4_MACRO"))
+}
+
+func wide(s string) []byte {
+	out := make([]byte, 0, 2*len(s))
+	for i := range len(s) {
+		out = append(out, s[i], 0)
+	}
+	return out
+}
+
+// contains searches a file in pieces.
+func contains(file *kept, needle []byte) bool {
+	r := file.reader()
+	buf := make([]byte, 64<<10)
+	have := 0
+	for {
+		n, err := r.Read(buf[have:])
+		if have += n; bytes.Contains(buf[:have], needle) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		if have > len(needle) {
+			have = copy(buf, buf[have-len(needle):have])
+		}
+	}
+}
