@@ -104,6 +104,8 @@ func (s *server) fixed(c *config.Config) string {
 		return "[login]"
 	case !same(old.Log, c.Log):
 		return "[log]"
+	case !same(old.Alerts, c.Alerts):
+		return "[alerts]"
 	case !same(old.DNS, c.DNS):
 		return "[dns]"
 	case !same(old.Listener, c.Listener):

@@ -83,6 +83,8 @@ func refusal(o Options) string {
 		return "* BYE Too many connections, please try again later\r\n" // RFC 3501 section 7.1.5
 	case "pop3":
 		return "-ERR [SYS/TEMP] Too many connections, please try again later\r\n" // RFC 3206
+	case "admin":
+		return "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" // RFC 9110 section 15.6.4
 	}
 	return "421 4.3.2 " + o.Hostname + " Too many connections, please try again later\r\n" // RFC 5321 section 3.8
 }

@@ -28,6 +28,7 @@ func (c *Config) checkListeners() {
 		}
 		c.checkAddress(name, l)
 		c.checkLogin(name, l)
+		c.checkAdmin(name, l)
 		c.checkListenerPipeline(name, l)
 		if err := l.Validate(); err != nil {
 			c.src.refuse(keys("listener", name), err)
@@ -83,6 +84,26 @@ func (c *Config) checkLogin(name string, l *Listener) {
 		if l.AllowPlain {
 			c.src.errorf(at, "has no meaning for %s, which offers no login; expected it on submission, imap or pop3", l.Protocol)
 		}
+	}
+}
+
+// checkAdmin keeps metrics, which nobody logs in for, on this machine.
+func (c *Config) checkAdmin(name string, l *Listener) {
+	at := keys("listener", name, "allow_admin_from_network")
+	switch {
+	case l.Protocol != "admin":
+		if l.AllowAdmin {
+			c.src.errorf(at, "has no meaning for %s; expected it on a listener with protocol = \"admin\"", l.Protocol)
+		}
+		return
+	case l.Address == "": // has been said
+	case !l.IsLoopback() && !l.AllowAdmin:
+		c.src.errorf(keys("listener", name, "address"), "%q can be reached from other machines, and admin knows no login; expected a loopback address such as \"127.0.0.1:9090\", or allow_admin_from_network = true", l.Address)
+	case !l.IsLoopback():
+		c.src.warnf(at, "whoever reaches %s can read the metrics; expected a firewall in front of it", l.Address)
+	}
+	if l.TLS != "none" {
+		c.src.errorf(keys("listener", name, "tls"), "%q has no meaning for admin, which speaks HTTP without TLS; expected none, or a proxy in front of it", l.TLS)
 	}
 }
 

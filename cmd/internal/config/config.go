@@ -2,6 +2,7 @@ package config
 
 import (
 	"path/filepath"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
@@ -27,6 +28,7 @@ type Config struct {
 	DNS      resolver.Config               `toml:"dns" doc:"who is asked for names"`
 	Storage  storage.Config                `toml:"storage" doc:"what the store may take"`
 	Login    account.Config                `toml:"login" doc:"how logins are verified"`
+	Alerts   Alerts                        `toml:"alerts" doc:"what the administrator is told of, in the log and by mail to postmaster"`
 	Listener map[string]*Listener          `toml:"listener" doc:"a port that we listen on, under a name of your own"`
 	Domain   map[string]*Domain            `toml:"domain" doc:"a domain whose mail is delivered here"`
 	Relay    map[string]*Relay             `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
@@ -60,7 +62,14 @@ type Listener struct {
 	TLS        string `toml:"tls" oneof:"none starttls implicit" doc:"none, starttls (the client asks for it) or implicit (from the first octet)"`
 	Pipeline   string `toml:"pipeline" doc:"smtp, submission and lmtp: the pipeline that mail goes through; unset: outbound for submission, else inbound"`
 	AllowPlain bool   `toml:"allow_plaintext_login" doc:"submission, imap and pop3: allow passwords without TLS; true only makes sense on loopback"`
+	AllowAdmin bool   `toml:"allow_admin_from_network" doc:"admin: let other machines read the metrics, without a login; otherwise the address has to be loopback"`
 	listen.Config
+}
+
+// Alerts is [alerts].
+type Alerts struct {
+	After units.Duration `toml:"after" doc:"a plugin that has failed every question, or has not run, for so long is a reason for an alert"`
+	Mail  bool           `toml:"mail" doc:"write alerts to postmaster too, at most one message a day about the same thing"`
 }
 
 // Domain is [domain."NAME"]. Who gets its mail belongs to package route.
@@ -92,6 +101,7 @@ func Default() *Config {
 		DNS:         resolver.DefaultConfig(),
 		Storage:     storage.DefaultConfig(),
 		Login:       account.DefaultConfig(),
+		Alerts:      Alerts{After: units.Of(30 * time.Second), Mail: true},
 		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
 	}
 }

@@ -49,7 +49,7 @@ type exampleWriter struct {
 // exampleTables are the named tables that the example shows. The first of its kind explains every key, the others have
 // what differs.
 var exampleTables = map[string][]string{
-	"listener": {"mx", "submission", "lmtp", "imap", "pop3"},
+	"listener": {"mx", "submission", "lmtp", "imap", "pop3", "admin"},
 	"domain":   {"example.test"},
 	"relay":    {"example.net"},
 	"plugin":   {"eicar"},
@@ -66,6 +66,7 @@ var exampleValues = map[string]string{
 	"listener.lmtp.address":       `"127.0.0.1:2424"`,
 	"listener.imap.address":       `"127.0.0.1:2143"`,
 	"listener.pop3.address":       `"127.0.0.1:2110"`,
+	"listener.admin.address":      `"127.0.0.1:9090"`,
 	"domain.example.test.aliases": `{ postmaster = "alice@example.test", team = ["alice@example.test", "bob@example.test"] }`,
 	"domain.example.test.send_as": `{ alice = ["sales@example.test"] }`,
 	"relay.example.net.hosts":     `["127.0.0.1:2600"]`,

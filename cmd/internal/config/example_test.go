@@ -48,6 +48,7 @@ submission = { protocol = "submission", address = "127.0.0.1:2587" }
 lmtp = { protocol = "lmtp", address = "127.0.0.1:2424" }
 imap = { protocol = "imap", address = "127.0.0.1:2143" }
 pop3 = { protocol = "pop3", address = "127.0.0.1:2110" }
+admin = { protocol = "admin", address = "127.0.0.1:9090" }
 [domain."example.test"]
 aliases = { postmaster = "alice@example.test", team = ["alice@example.test", "bob@example.test"] }
 send_as = { alice = ["sales@example.test"] }

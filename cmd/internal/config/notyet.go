@@ -26,9 +26,4 @@ func (c *Config) checkNotYet() {
 	if c.Forward.SRSDomain != "" || len(c.Forward.SRSSecrets) > 0 {
 		c.src.warnf(keys("forward"), "is not in force yet: nothing is forwarded to other servers in this version")
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Listener)) {
-		if c.Listener[name].Protocol == "admin" {
-			c.src.errorf(keys("listener", name, "protocol"), "\"admin\" comes with a later version; expected smtp, submission, lmtp, imap or pop3")
-		}
-	}
 }
