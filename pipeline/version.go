@@ -58,7 +58,16 @@ func (v *Version) HeaderSize() int64 {
 	for _, f := range v.fields {
 		size += int64(len(f.Raw))
 	}
+	if v.body != nil && v.openEnd() {
+		size += 2
+	}
 	return size
+}
+
+// openEnd reports whether the last field has no CRLF: what arrived ended within it.
+func (v *Version) openEnd() bool {
+	n := len(v.fields)
+	return n > 0 && !bytes.HasSuffix(v.fields[n-1].Raw, []byte("\r\n"))
 }
 
 // Get returns the first field of that name from the top, and whether there is one.
@@ -234,10 +243,10 @@ func (v *Version) missingLines(arrived *Version) string {
 	for _, a := range arrived.fields {
 		size += a.size
 	}
-	switch n := len(v.fields); {
+	switch {
 	case size < arrived.end:
 		return ""
-	case n > 0 && !bytes.HasSuffix(v.fields[n-1].Raw, []byte("\r\n")):
+	case v.openEnd():
 		return "\r\n\r\n"
 	}
 	return "\r\n"
