@@ -1,0 +1,417 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicemail/sluice/sdk/wire"
+)
+
+// grace is how long a plugin has for its answer to a Cancel (section 3, rule 5).
+const grace = time.Second
+
+// patience is how much longer than the protocol says we wait, for a machine that has other things to do.
+const patience = 500 * time.Millisecond
+
+// lane is one stream of questions, spoken by hand.
+type lane struct {
+	r       *run
+	p       *process
+	stream  wire.Plugin_LaneClient
+	reset   context.CancelFunc
+	id      uint64
+	over    bool          // End was sent for id
+	headers bool          // response headers have come
+	ended   chan struct{} // closed when the stream has ended
+	err     error         // why, after ended
+
+	mu      sync.Mutex
+	current question // what the reader checks answers against
+	answers chan *answer
+}
+
+// question is what is known about the Ask that waits for its answer.
+type question struct {
+	id      uint64
+	phase   wire.Phase
+	to      map[string]bool // recipients
+	body    int64           // octets of Body frames so far
+	answers int
+}
+
+// answer is what came back.
+type answer struct {
+	id      uint64
+	verdict *wire.Verdict // nil: an error
+	err     string
+	at      time.Time
+}
+
+// open returns a lane without a question, an idle one if there is one: a host keeps its lanes. A new one has to send response
+// headers, which say that somebody serves it; where it is refused it is tried again for a while.
+func (r *run) open(ctx context.Context) (*lane, error) {
+	for _, l := range r.takeIdle(1) {
+		return l, nil
+	}
+	const limit = 5 * time.Second
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		l, err := r.dial()
+		if err != nil {
+			return nil, err
+		}
+		if r.headless {
+			return l, nil
+		}
+		err = l.served(ctx, max(0, limit-time.Since(begin)))
+		if err == nil {
+			return l, nil
+		}
+		l.close()
+		if time.Since(begin) >= limit || ctx.Err() != nil || !r.p.alive() {
+			return nil, err
+		}
+	}
+}
+
+// takeIdle takes idle lanes that still live.
+func (r *run) takeIdle(most int) (taken []*lane) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.idle) > 0 && len(taken) < most {
+		l := r.idle[len(r.idle)-1]
+		r.idle = r.idle[:len(r.idle)-1]
+		select {
+		case <-l.ended:
+		default:
+			if l.p == r.p {
+				taken = append(taken, l)
+			}
+		}
+	}
+	return taken
+}
+
+// dial opens a lane without waiting for anything.
+func (r *run) dial() (*lane, error) {
+	own, reset := context.WithCancel(r.ctx)
+	stream, err := r.p.client.Lane(own)
+	if err != nil {
+		reset()
+		return nil, fmt.Errorf("open a lane: %w", err)
+	}
+	l := &lane{r: r, p: r.p, stream: stream, reset: reset, ended: make(chan struct{}), answers: make(chan *answer, 1), over: true}
+	r.mu.Lock()
+	r.used[l] = true
+	r.mu.Unlock()
+	go l.read()
+	return l, nil
+}
+
+// close gives a lane back if its question is over, and resets it otherwise.
+func (l *lane) close() {
+	select {
+	case <-l.ended:
+	default:
+		if l.over && (l.id == 0 || l.answered()) && l.fresh() {
+			l.r.mu.Lock()
+			defer l.r.mu.Unlock()
+			l.r.idle = append(l.r.idle, l)
+			return
+		}
+	}
+	l.abort()
+}
+
+// fresh reports whether the lane may be used again: one that never had headers is of no use.
+func (l *lane) fresh() bool { return l.id > 0 || l.headers || l.r.headless }
+
+// abort resets the stream.
+func (l *lane) abort() {
+	l.reset()
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	delete(l.r.used, l)
+}
+
+// leave ends a lane in order, question and all, and resets it if that is not noticed.
+func (l *lane) leave() {
+	if l.end(l.id) == nil && l.stream.CloseSend() == nil {
+		select {
+		case <-l.ended:
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	l.abort()
+}
+
+// resetAll resets every lane.
+func (r *run) resetAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l := range r.used {
+		l.reset()
+	}
+	clear(r.used)
+	r.idle = nil
+}
+
+// served waits for the headers.
+func (l *lane) served(ctx context.Context, limit time.Duration) error {
+	headers := make(chan error, 1)
+	go func() {
+		md, err := l.stream.Header()
+		if err == nil && md == nil { // the stream ended before any
+			err = errors.New("the lane ended without response headers")
+		}
+		headers <- err
+	}()
+	select {
+	case err := <-headers:
+		select {
+		case <-l.ended:
+			return fmt.Errorf("the lane ended at once: %s", printable(fmt.Sprint(l.err), 200))
+		default:
+			l.headers = err == nil
+			return err
+		}
+	case <-time.After(limit):
+		return errors.New("no response headers")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// read takes frames until the stream ends, and looks at each.
+func (l *lane) read() {
+	defer close(l.ended)
+	for {
+		f, err := l.stream.Recv()
+		if err != nil {
+			l.err = err
+			if status.Code(err) == codes.ResourceExhausted {
+				l.r.seen.tooLarge(err)
+			}
+			return
+		}
+		l.frame(f)
+	}
+}
+
+func (l *lane) frame(f *wire.PluginFrame) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := &l.current
+	if b := f.GetBody(); b != nil {
+		if b.GetId() == q.id {
+			q.body += int64(len(b.GetData()))
+		}
+		l.r.seen.body(b, q)
+		return
+	}
+	a := f.GetAnswer()
+	if a == nil {
+		return
+	}
+	if a.GetId() != q.id || q.id == 0 {
+		l.r.seen.stray(a, q)
+		return
+	}
+	if q.answers++; q.answers > 1 {
+		l.r.seen.twice(a)
+		return
+	}
+	got := &answer{id: a.GetId(), verdict: a.GetVerdict(), at: time.Now()}
+	if got.verdict == nil {
+		got.err = printable(a.GetError().GetText(), 200)
+	}
+	l.r.seen.answer(a, q)
+	select {
+	case l.answers <- got:
+	default: // nobody took the one before: the question was given up
+	}
+}
+
+// begin sends an Ask with the next id. deadline zero is none.
+func (l *lane) begin(phase wire.Phase, m *message, event *wire.Event, deadline time.Time) error {
+	l.id, l.over = l.id+1, false
+	q := question{id: l.id, phase: phase, to: make(map[string]bool)}
+	ask := &wire.Ask{Id: l.id, Phase: phase, Envelope: envelope(phase, m), Event: event}
+	if phase >= wire.Phase_PHASE_CONTENT {
+		ask.Size = m.size
+	}
+	for _, to := range ask.GetEnvelope().GetRecipients() {
+		q.to[to.GetAddress()] = true
+	}
+	if !deadline.IsZero() {
+		ask.DeadlineUnixNano = deadline.UnixNano()
+	}
+	l.mu.Lock()
+	l.current = q
+	select {
+	case <-l.answers:
+	default:
+	}
+	l.mu.Unlock()
+	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: ask}})
+}
+
+// envelope is what is known in a phase.
+func envelope(phase wire.Phase, m *message) *wire.Envelope {
+	e := &wire.Envelope{
+		Session: "check", Server: "mx.example.test", Pipeline: "inbound", Listener: "mx", Origin: "stranger",
+		ReceivedUnixNano: time.Now().UnixNano(), ClientAddr: "192.0.2.1", ClientPort: 40025, ClientName: "mail.example.org",
+	}
+	if phase == wire.Phase_PHASE_CONNECT {
+		return e
+	}
+	e.Id, e.Helo, e.Esmtp, e.Tls, e.Cipher = "CHECK", "mail.example.org", true, "TLS 1.3", "TLS_AES_128_GCM_SHA256"
+	e.Sender, e.DeclaredSize, e.Body = "ann@example.org", m.size, "8BITMIME"
+	if phase == wire.Phase_PHASE_SENDER {
+		return e
+	}
+	for i := range m.recipients {
+		address := "alice@example.test"
+		if i > 0 {
+			address = fmt.Sprintf("user%d@example.test", i)
+		}
+		to := &wire.Recipient{Address: address, Accounts: []string{address}}
+		if phase == wire.Phase_PHASE_ROUTE {
+			to.Hops = []string{"mailbox " + address}
+		}
+		e.Recipients = append(e.Recipients, to)
+		if phase == wire.Phase_PHASE_RECIPIENT {
+			break
+		}
+	}
+	if phase >= wire.Phase_PHASE_CONTENT {
+		e.Auth = map[string]string{"spf": "pass", "spf.domain": "example.org", "dkim": "none", "dmarc": "none"}
+	}
+	return e
+}
+
+func (l *lane) send(f *wire.HostFrame) error {
+	err := l.stream.Send(f)
+	if errors.Is(err, io.EOF) { // the stream has ended: the reader knows why
+		<-l.ended
+		return l.broken()
+	}
+	return err
+}
+
+// broken says why the lane ended.
+func (l *lane) broken() error {
+	if errors.Is(l.err, io.EOF) {
+		return errors.New("the plugin ended the lane")
+	}
+	l.p.waitExit(300 * time.Millisecond)
+	return fmt.Errorf("the plugin ended the lane: %s; %s", printable(status.Convert(l.err).Message(), 200), l.p.died())
+}
+
+func (l *lane) chunk(id uint64, data []byte) error {
+	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_Chunk{Chunk: &wire.Chunk{Id: id, Data: data}}})
+}
+
+func (l *lane) end(id uint64) error {
+	l.over = l.over || id == l.id
+	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_End{End: &wire.End{Id: id}}})
+}
+
+func (l *lane) cancel(id uint64) error {
+	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_Cancel{Cancel: &wire.Cancel{Id: id}}})
+}
+
+// wait waits for the answer to the current question.
+func (l *lane) wait(ctx context.Context, limit time.Duration) (*answer, error) {
+	select {
+	case a := <-l.answers:
+		return a, nil
+	case <-l.ended:
+		select {
+		case a := <-l.answers: // its last act
+			return a, nil
+		default:
+			return nil, l.broken()
+		}
+	case <-time.After(limit):
+		return nil, fmt.Errorf("no answer within %s", limit.Round(time.Millisecond))
+	case <-ctx.Done():
+		return nil, fmt.Errorf("no answer when the time for all checks was over: %w", ctx.Err())
+	}
+}
+
+// answered reports whether the answer has come.
+func (l *lane) answered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current.answers > 0
+}
+
+// ask asks one question as the server does: it stops sending at the answer.
+func (l *lane) ask(ctx context.Context, phase wire.Phase, m *message, event *wire.Event) (*answer, error) {
+	limit := l.r.timeout
+	stop := time.AfterFunc(limit+grace+patience, l.reset) // a plugin that stopped reading
+	defer stop.Stop()
+	deadline := time.Now().Add(limit)
+	if err := l.begin(phase, m, event, deadline); err != nil {
+		return nil, err
+	}
+	if err := l.contents(phase, m); err != nil {
+		if !stop.Stop() {
+			return nil, fmt.Errorf("it does not read: %s of sending, and no answer", limit)
+		}
+		return nil, err
+	}
+	a, err := l.wait(ctx, time.Until(deadline)+patience)
+	if err != nil && l.p.alive() {
+		_ = l.cancel(l.id)
+		if _, again := l.wait(ctx, grace); again != nil {
+			err = fmt.Errorf("%w, nor within a second of Cancel", err)
+		}
+	}
+	return a, err
+}
+
+// contents sends chunks, parse and End.
+func (l *lane) contents(phase wire.Phase, m *message) error {
+	d := l.r.manifest
+	if phase >= wire.Phase_PHASE_CONTENT {
+		if r := m.content(d); r != nil {
+			if err := l.chunks(r, m.chunk); err != nil {
+				return err
+			}
+		}
+		if d.GetParsed() && !l.answered() {
+			parsed := &wire.Parsed{Id: l.id, Parts: m.parsed.GetParts(), Urls: m.parsed.GetUrls(), Truncated: m.parsed.GetTruncated()}
+			if err := l.send(&wire.HostFrame{Frame: &wire.HostFrame_Parsed{Parsed: parsed}}); err != nil {
+				return err
+			}
+		}
+	}
+	return l.end(l.id)
+}
+
+func (l *lane) chunks(r io.Reader, size int) error {
+	if size == 0 {
+		size = wire.MaxChunk
+	}
+	buffer := make([]byte, size)
+	for !l.answered() {
+		n, err := io.ReadFull(r, buffer)
+		if n > 0 {
+			if err := l.chunk(l.id, buffer[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil { // only the end of it: it is in memory
+			return nil
+		}
+	}
+	return nil
+}
