@@ -24,7 +24,13 @@ type execSpec struct {
 	Memory  int64    `json:"memory,omitempty"`
 	Read    []string `json:"read,omitempty"`  // beside the system's
 	Write   []string `json:"write,omitempty"` // its own directories
+	Dir     string   `json:"dir"`             // to work in, if it may
+	Umask   int      `json:"umask"`
+	Tasks   uint64   `json:"tasks,omitempty"` // processes and threads of its user; 0: no limit
 }
+
+// maxTasks is how many processes and threads the user of the plugins may have altogether (RLIMIT_NPROC).
+const maxTasks = 1024
 
 const execVariable = "SLUICE_PLUGIN_EXEC"
 
@@ -140,7 +146,16 @@ func (s *execSpec) command(l *launch, handshake []string, socketDir string) (*ex
 		home = tempDir
 	}
 	own := *s
-	own.Write = []string{socketDir, home}
+	own.Write, own.Dir, own.Umask = []string{socketDir, home}, l.dir, 0o077
+	as := l.options.User
+	if as != nil {
+		own.Umask, own.Tasks = 0o007, maxTasks
+		for _, dir := range []string{socketDir, tempDir} {
+			if err := share(dir, as); err != nil {
+				return nil, err
+			}
+		}
+	}
 	text, err := json.Marshal(&own)
 	if err != nil {
 		return nil, err
@@ -149,8 +164,8 @@ func (s *execSpec) command(l *launch, handshake []string, socketDir string) (*ex
 	cmd.Args[0] = "sluice"
 	cmd.Env = append(environment(home, tempDir), handshake...)
 	cmd.Env = append(cmd.Env, "SLUICE_WATCH_STDIN=1", execVariable+"="+string(text))
-	cmd.Dir = l.dir
-	cmd.SysProcAttr = processAttributes()
+	cmd.Dir = "/"
+	cmd.SysProcAttr = processAttributes(as)
 	return cmd, nil
 }
 

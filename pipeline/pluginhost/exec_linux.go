@@ -23,6 +23,9 @@ func (s *execSpec) exec(stderr io.Writer) error {
 	if os.Getppid() != s.Parent {
 		return errors.New("the server is gone")
 	}
+	if err := giveUpCapabilities(); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("PR_SET_NO_NEW_PRIVS: %w", err)
 	}
@@ -38,7 +41,10 @@ func (s *execSpec) exec(stderr io.Writer) error {
 	if err := s.limit(); err != nil {
 		return err
 	}
-	unix.Umask(0o077)
+	if err := os.Chdir(s.Dir); err != nil {
+		fmt.Fprintf(stderr, "works in / : %v\n", err)
+	}
+	unix.Umask(s.Umask)
 	if err := s.enclose(program); err != nil {
 		fmt.Fprintf(stderr, "runs without Landlock: %v\n", err)
 	}
@@ -53,6 +59,23 @@ func (s *execSpec) exec(stderr io.Writer) error {
 	return &os.PathError{Op: "exec", Path: s.Program, Err: syscall.Exec(path, s.Args, os.Environ())}
 }
 
+// giveUpCapabilities gives up what a server that is not root keeps to start plugins as another user. With no ambient and no
+// inheritable capability execve leaves none to anybody but root.
+func giveUpCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("PR_CAP_AMBIENT: %w", err)
+	}
+	if os.Geteuid() == 0 { // the server runs plugins as root, and check says so
+		return nil
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
+	}
+	return nil
+}
+
 func isScript(f *os.File) bool {
 	var mark [2]byte
 	_, err := f.ReadAt(mark[:], 0)
@@ -60,8 +83,9 @@ func isScript(f *os.File) bool {
 }
 
 // limit sets the limits that need no choice by the administrator beside memory: no core
-// files, 4096 descriptors, files of at most 1 GiB. The number of processes is not limited: RLIMIT_NPROC
-// counts all of a user's. Address space is not limited: Go, Java and JavaScript reserve far more
+// files, 4096 descriptors, files of at most 1 GiB. The number of processes is limited only if the plugins have a user of their
+// own, because RLIMIT_NPROC counts all of a user's, the server's threads too. Processor time is not: RLIMIT_CPU is a sum over
+// months here. Address space is not limited: Go, Java and JavaScript reserve far more
 // than they use; RLIMIT_DATA counts what can be written.
 func (s *execSpec) limit() error {
 	set := func(what int, most uint64) error {
@@ -73,6 +97,9 @@ func (s *execSpec) limit() error {
 		return syscall.Setrlimit(what, &syscall.Rlimit{Cur: most, Max: most})
 	}
 	err := errors.Join(set(unix.RLIMIT_CORE, 0), set(unix.RLIMIT_NOFILE, 4096), set(unix.RLIMIT_FSIZE, 1<<30))
+	if s.Tasks > 0 {
+		err = errors.Join(err, set(unix.RLIMIT_NPROC, s.Tasks))
+	}
 	if s.Memory > 0 {
 		err = errors.Join(err, set(unix.RLIMIT_DATA, uint64(s.Memory)))
 	}

@@ -29,6 +29,7 @@ type Options struct {
 	StateDir string           // each plugin's own directory is made below it; "" gives none
 	RunDir   string           // for sockets, short: a socket's path has 107 octets at most; "" is the system's
 	Builtins []string         // names that `builtin` may have
+	User     *Identity        // whom plugins run as; nil: the server's own user. Needs root, or CAP_SETUID, CAP_SETGID, CAP_KILL and CAP_CHOWN
 	Now      func() time.Time // for the age of suspects
 
 	StartTimeout  time.Duration // handshake, Describe and Configure together; 10 s
@@ -132,7 +133,7 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 		return err
 	}
 	h.options.Dir = dir
-	if h.options.RunDir, err = makeRunDir(h.options.RunDir); err != nil {
+	if h.options.RunDir, err = makeRunDir(h.options.RunDir, h.options.User); err != nil {
 		return err
 	}
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -166,7 +167,7 @@ func (h *Host) validate(configs []Config) error {
 
 // makeRunDir makes the directory of this host's sockets, and removes those of servers that were
 // killed, with the processes that their plugins left.
-func makeRunDir(base string) (string, error) {
+func makeRunDir(base string, as *Identity) (string, error) {
 	left, _ := filepath.Glob(filepath.Join(base, "sluice-run-*-*"))
 	for _, dir := range left {
 		info, err := os.Lstat(dir)
@@ -186,6 +187,11 @@ func makeRunDir(base string) (string, error) {
 	dir, err := os.MkdirTemp(base, fmt.Sprintf("sluice-run-%d-*", os.Getpid()))
 	if err != nil {
 		return "", fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+	}
+	if as != nil { // it passes through to the one of its own, and sees no other
+		if err := os.Chmod(dir, 0o711); err != nil {
+			return "", fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+		}
 	}
 	return dir, nil
 }

@@ -195,6 +195,54 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 			"core":  fmt.Sprint(limit.Max),
 			"nonew": fmt.Sprint(strings.Contains(string(privileges), "NoNewPrivs:\t1")),
 		}}, nil
+	case "who":
+		groups, _ := os.Getgroups()
+		status, _ := os.ReadFile("/proc/self/status")
+		caps := ""
+		for line := range strings.Lines(string(status)) {
+			if name, value, _ := strings.Cut(line, ":"); name == "CapEff" || name == "CapPrm" || name == "CapAmb" || name == "CapInh" {
+				caps += strings.TrimSpace(value) + " "
+			}
+		}
+		var limit syscall.Rlimit
+		_ = syscall.Getrlimit(unix.RLIMIT_NPROC, &limit)
+		wd, _ := os.Getwd()
+		return sdk.Verdict{Tags: map[string]string{
+			"ids": fmt.Sprint(os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid(), groups), "caps": caps, "tasks": fmt.Sprint(limit.Max), "dir": wd,
+			"root": fmt.Sprint(syscall.Setuid(0)),
+			"own":  fmt.Sprint(os.WriteFile(os.Getenv("HOME")+"/x", nil, 0o666), os.WriteFile(os.Getenv("TMPDIR")+"/x", nil, 0o666)),
+		}}, nil
+	case "bomb": // children until there are enough, or no more
+		var n, failed int
+		var last error
+		for n < 1200 && failed < 20 {
+			child := exec.Command("/bin/sleep", "1000")
+			if err := child.Start(); err != nil {
+				failed, last = failed+1, err
+				continue
+			}
+			n++
+		}
+		return sdk.Verdict{Score: float64(n), Reasons: []sdk.Reason{{Symbol: "BOMB", Text: fmt.Sprint(last)}}}, nil
+	case "allocate":
+		var all [][]byte
+		for range 10 << 10 / 16 { // 10 GB
+			piece := make([]byte, 16<<20)
+			for i := 0; i < len(piece); i += 4096 {
+				piece[i] = 1
+			}
+			all = append(all, piece)
+		}
+		return sdk.Verdict{Score: float64(len(all))}, nil
+	case "fill": // one file
+		f, err := os.Create(os.Getenv("TMPDIR") + "/fill")
+		if err != nil {
+			return sdk.Verdict{}, err
+		}
+		defer f.Close()
+		err = f.Truncate(2 << 30)
+		_, err2 := f.WriteAt([]byte("x"), 1<<30)
+		return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "FILL", Text: fmt.Sprint(err, err2)}}}, nil
 	case "fork", "daemon":
 		child := exec.Command("/bin/sleep", "1000")
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: command == "daemon"}

@@ -270,7 +270,7 @@ func (p *Plugin) wait(ctx context.Context, d time.Duration) bool {
 // launch prepares a start; suffix distinguishes the state directory of a cell.
 func (p *Plugin) launch(suffix string) *launch {
 	o := &p.host.options
-	dir, err := makeStateDir(o.StateDir, p.name+p.role+suffix)
+	dir, err := makeStateDir(o.StateDir, p.name+p.role+suffix, o.User)
 	if err != nil {
 		p.log.Error("plugin has no state directory", "why", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -267,10 +266,4 @@ func environment(stateDir, tempDir string) []string {
 		}
 	}
 	return env
-}
-
-// processAttributes makes the process the leader of a group of its own that the
-// kernel kills when our starting thread is gone.
-func processAttributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -241,12 +241,15 @@ func backoff(n int) time.Duration {
 }
 
 // makeStateDir makes the directory that the plugin may keep things in.
-func makeStateDir(base, name string) (string, error) {
+func makeStateDir(base, name string, as *Identity) (string, error) {
 	if base == "" {
 		return "", nil
 	}
 	dir := filepath.Join(base, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the state directory of plugin %s: %w", name, err)
+	}
+	if err := shareAll(dir, as); err != nil {
 		return "", fmt.Errorf("make the state directory of plugin %s: %w", name, err)
 	}
 	return dir, nil
