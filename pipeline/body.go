@@ -19,8 +19,10 @@ type Body struct {
 	draft *blob.Draft
 }
 
-// newBody returns the body that a draft holds.
-func newBody(d *blob.Draft) *Body {
+// NewBody returns a body that a draft holds, for a change of the message. The message owns
+// the draft from then on.
+func (m *Message) NewBody(d *blob.Draft) *Body {
+	m.bodies = append(m.bodies, d)
 	return &Body{Reader: io.NewSectionReader(d, 0, d.Size()), draft: d}
 }
 

@@ -147,8 +147,7 @@ func (w *wish) checkBody() (ok bool, why string) {
 	if err != nil {
 		return false, "it could not be kept: " + err.Error()
 	}
-	m.bodies = append(m.bodies, draft)
-	w.body = newBody(draft)
+	w.body = m.NewBody(draft)
 	return true, ""
 }
 

@@ -141,7 +141,7 @@ func FuzzChanges(f *testing.F) {
 		if err := m.SetContent(draft); err != nil {
 			t.Fatal(err)
 		}
-		want, changes, given := modelOf(string(message)), changesOf(program), newBody(replaced)
+		want, changes, given := modelOf(string(message)), changesOf(program), m.NewBody(replaced)
 		for i, c := range changes {
 			want.apply(c, string(body))
 			if c.Kind == sdk.ReplaceBody {
