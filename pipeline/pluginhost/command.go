@@ -8,7 +8,7 @@ import "os/exec"
 // empty one of the caller's, which the caller removes; stateDir may be empty. The thread that starts it has to live as
 // long as the plugin shall: see starter.
 func Command(c *Config, dir, stateDir, socketDir string, handshake []string) (*exec.Cmd, error) {
-	l := &launch{config: c, dir: dir, stateDir: stateDir}
+	l := &launch{config: c, options: &Options{}, dir: dir, stateDir: stateDir}
 	spec, err := l.spec()
 	if err != nil {
 		return nil, err
