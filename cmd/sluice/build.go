@@ -11,6 +11,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
@@ -89,12 +90,12 @@ func pluginConfigs(c *config.Config) []pluginhost.Config {
 	return list
 }
 
-func newHost(c *config.Config, logger *slog.Logger) (*pluginhost.Host, error) {
+func newHost(c *config.Config, logger *slog.Logger, alert func(string, sdk.Alert)) (*pluginhost.Host, error) {
 	dir, err := filepath.Abs(filepath.Dir(c.Path))
 	if err != nil {
 		return nil, fmt.Errorf("find the configuration's directory: %w", err)
 	}
 	return pluginhost.New(pluginhost.Options{
-		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger,
+		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger, Alert: alert,
 	}), nil
 }

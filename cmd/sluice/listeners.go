@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/sluicemail/sluice/cmd/internal/config"
+	"github.com/sluicemail/sluice/cmd/internal/metrics"
 	"github.com/sluicemail/sluice/cmd/internal/tlsfile"
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/listen"
@@ -48,7 +49,7 @@ func (s *server) openListeners(ctx context.Context) (err error) {
 	slices.Sort(names)
 	for _, name := range names {
 		l := s.config.Listener[name]
-		inner, err := listenTCP(ctx, l.Address)
+		inner, err := listenFor(ctx, name, l.Address)
 		if err != nil {
 			return fmt.Errorf("listener.%s: %w", name, err)
 		}
@@ -91,6 +92,9 @@ func (s *server) protocolServer(name string, l *config.Listener, locks *pop3.Loc
 			Store: s.store, TLS: tlsConfig, ImplicitTLS: implicit, AllowPlaintextLogin: l.AllowPlain,
 			Hostname: s.config.Hostname, Logger: s.logger, Locks: locks, IdleTimeout: l.Config.Idle("pop3"), MaxCommands: l.MaxCommands,
 		}), nil
+	}
+	if l.Protocol == "admin" {
+		return metrics.NewServer(s.telling.metrics, s.admitting, s.logger), nil
 	}
 	return nil, fmt.Errorf("this version has no protocol %q yet", l.Protocol)
 }

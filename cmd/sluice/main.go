@@ -58,6 +58,7 @@ func (a *app) commands() []*cobra.Command {
 		a.quarantineCommand(),
 		a.traceCommand(),
 		a.pluginCommand(),
+		a.metricsCommand(),
 		a.benchCommand(),
 		a.versionCommand(),
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/antivirus"
 	"github.com/sluicemail/sluice/pipeline/authenticate"
 	"github.com/sluicemail/sluice/pipeline/deliver"
+	"github.com/sluicemail/sluice/pipeline/parse"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/resolver"
@@ -73,6 +74,7 @@ type server struct {
 	queue     *queue.Queue
 	control   *control.Server
 	listeners []*running
+	telling   telling
 	observer  pipeline.Observer // of what goes through the pipelines; nil: nobody counts
 	alerter   pipeline.Alerter  // of what plugins want the administrator to know; nil: the log alone
 	gone      sync.Map          // pipelines of queued messages that are no more, and were warned of
@@ -96,10 +98,12 @@ func (s *server) start(ctx context.Context) (err error) {
 	tuneMemory()
 	steps := []func(context.Context) error{
 		s.openStore,     // data_dir, lock, storage
+		s.makeTelling,   // events, lessons, alerts, metrics
 		s.startResolver, // DNS
 		s.startPlugins,  // processes
 		s.buildRoutes,   // domains, aliases, accounts
 		s.startQueue,    // what a former process left behind goes on
+		s.startTelling,  // what happens from now on, and lessons that a former process left
 		s.buildPipelines,
 		s.openListeners,
 		s.startControl, // the socket of the command line
@@ -110,6 +114,7 @@ func (s *server) start(ctx context.Context) (err error) {
 		}
 	}
 	s.serveListeners()
+	s.telling.open.Store(true)
 	s.sayReady()
 	return nil
 }
@@ -137,6 +142,7 @@ func (s *server) run(ctx context.Context, path string) {
 func (s *server) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
 	defer cancel()
+	s.telling.open.Store(false)
 	errs := []error{s.stopListeners(ctx)}
 	if s.control != nil {
 		errs = append(errs, s.control.Stop(ctx))
@@ -144,6 +150,7 @@ func (s *server) stop() error {
 	if s.queue != nil {
 		errs = append(errs, s.queue.Stop(ctx))
 	}
+	s.telling.stop(ctx)
 	if s.plugins != nil {
 		errs = append(errs, s.plugins.Stop(ctx))
 	}
@@ -187,7 +194,7 @@ func (s *server) startResolver(context.Context) (err error) {
 }
 
 func (s *server) startPlugins(ctx context.Context) error {
-	host, err := newHost(s.config, s.logger)
+	host, err := newHost(s.config, s.logger, s.telling.alerter.Alert)
 	if err != nil {
 		return err
 	}
@@ -218,7 +225,9 @@ func (s *server) startQueue(ctx context.Context) error {
 			hostname: s.config.Hostname, store: s.store,
 			table: s.currentTable, postmaster: func() string { return s.currentTable().Postmaster() },
 		},
-		Logger: s.logger,
+		Events:  s.telling.sink,
+		Observe: s.telling.metrics.Recipient,
+		Logger:  s.logger,
 	})
 	return s.queue.Start(ctx)
 }
@@ -277,6 +286,7 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		MaxTo:    p.Receive.MaxRecipients,
 		Logger:   s.logger,
 		Blobs:    s.store.Blobs(),
+		Parse:    parse.Parse,
 		Observer: s.observer,
 		Alerter:  s.alerter,
 	})
