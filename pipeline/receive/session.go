@@ -147,8 +147,7 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
 	}
 	if reply := o.Pipeline.Sender(ctx, m); !reply.OK() {
 		s.gate.server.counts.senders.Add(1)
-		plugin, why := m.Blame()
-		s.refused("sender refused", reply, "id", m.ID.String(), "from", sender, "plugin", plugin, "opinion", why)
+		s.refused("sender refused", reply, m)
 		return smtpError(reply)
 	}
 	s.setTx(&transaction{message: m})
@@ -182,17 +181,20 @@ func (s *session) Rcpt(key string, opts *smtp.RcptOptions) error {
 		return nil
 	}
 	s.gate.server.counts.recipients.Add(1)
-	plugin, why := m.Blame()
-	s.refused("recipient refused", reply, "id", m.ID.String(), "from", m.Sender, "to", address, "plugin", plugin, "opinion", why)
+	s.refused("recipient refused", reply, m, "to", address)
 	return smtpError(reply)
 }
 
 // refused tells the log of a refused sender or recipient, the first few of a connection: who guesses addresses is slowed
 // down, then shut out.
-func (s *session) refused(what string, reply pipeline.Reply, attrs ...any) {
+func (s *session) refused(what string, reply pipeline.Reply, m *pipeline.Message, attrs ...any) {
 	g := s.gate
 	g.refused++
 	if g.refused <= patience {
+		attrs = append([]any{"id", m.ID.String(), "from", m.Sender}, attrs...)
+		if plugin, why := m.Blame(); plugin != "" {
+			attrs = append(attrs, "plugin", plugin, "opinion", why)
+		}
 		g.log(what, append(attrs, "action", actionOf(reply).String(), "why", reply.Clean().String())...)
 		return
 	}
