@@ -117,11 +117,16 @@ func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) [
 		}()
 	}
 	wg.Wait()
+	for i := range answers {
+		if v := answers[i].panicked; v != nil {
+			for k := range answers {
+				answers[k].discardBody()
+			}
+			panic(v)
+		}
+	}
 	kept := answers[:0]
 	for _, a := range answers {
-		if a.panicked != nil {
-			panic(a.panicked)
-		}
 		if !a.Asker.Shadow() {
 			kept = append(kept, a)
 		}
