@@ -19,13 +19,13 @@ class Scan {
     this.words = settings.words;
     this.envelope = ask.envelope;
     this.keep = Math.max(0, ...this.words.map((word) => word.length - 1));
-    this.tail = ''; // a word may lie across two chunks
+    this.tail = Buffer.alloc(0); // a word may lie across two chunks
   }
 
   // feed looks at the next octets of the message.
   feed(data) {
-    const text = this.tail + lower(data);
-    this.tail = this.keep > 0 ? text.slice(-this.keep) : '';
+    const text = Buffer.concat([this.tail, lower(data)]);
+    this.tail = text.subarray(Math.max(0, text.length - this.keep));
     return this.search(text);
   }
 
@@ -43,7 +43,7 @@ class Scan {
     if (word === undefined) return undefined;
     return {
       action: 'ACTION_REJECT',
-      reasons: [{ symbol: 'WORD', text: 'it has the word ' + Buffer.from(word, 'latin1') }],
+      reasons: [{ symbol: 'WORD', text: 'it has the word ' + word }],
       reply: { code: 550, enhanced: '5.7.1', text: 'We do not want that word here' },
     };
   }
@@ -54,9 +54,14 @@ class Scan {
   }
 }
 
-// lower makes a string of octets, one character each, and small letters of its capitals (A to Z).
+// lower makes small letters of A to Z.
 function lower(data) {
-  return data.toString('latin1').replace(/[A-Z]+/g, (capitals) => capitals.toLowerCase());
+  const out = Buffer.allocUnsafe(data.length);
+  for (let i = 0; i < data.length; i++) {
+    const octet = data[i];
+    out[i] = octet >= 65 && octet <= 90 ? octet + 32 : octet;
+  }
+  return out;
 }
 
 // configure reads the settings: a Map of what stands in [plugin.NAME.config]. It returns them, and all
