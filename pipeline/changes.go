@@ -24,7 +24,7 @@ func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
 		octets[i] = all
 		some = some || len(all) > 0
 	}
-	w.envelope(a.Verdict.Changes, a.Recipients, false)
+	w.envelope(a.Verdict.Changes, w.general(), false)
 	for _, v := range a.Verdict.Recipients {
 		if len(v.Changes) == 0 {
 			continue
@@ -66,6 +66,23 @@ type wish struct {
 	body    *Body
 	sender  *string
 	pending []envelopeChange
+}
+
+// general returns whom the question was about, first those for whom the verdict says
+// nothing of its own: what is added for all is a copy of what they get.
+func (w *wish) general() []int {
+	if len(w.a.Verdict.Recipients) == 0 {
+		return w.a.Recipients
+	}
+	var list, own []int
+	for _, i := range w.a.Recipients {
+		if slices.ContainsFunc(w.a.Verdict.Recipients, func(v sdk.RecipientVerdict) bool { return v.Recipient == w.m.Recipients[i].Address }) {
+			own = append(own, i)
+		} else {
+			list = append(list, i)
+		}
+	}
+	return append(list, own...)
 }
 
 // allowed returns the changes to the octets that may be made, and says in the trace

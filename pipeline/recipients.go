@@ -89,8 +89,8 @@ func (m *Message) removeRecipient(c *envelopeChange) {
 }
 
 // addRecipient adds a recipient if it leads somewhere and is not there yet. It shares
-// the version, score and opinion of the one on whose behalf it is there: who was asked
-// not to let somebody have a message does not let it out by another door.
+// the version, score and opinion of the one on whose behalf it is there, the most lenient
+// of several: what nobody may have does not go out by another door.
 func (m *Message) addRecipient(ctx context.Context, c *envelopeChange) error {
 	for _, r := range m.Recipients {
 		if !sameAddress(r.Address, c.address) {
