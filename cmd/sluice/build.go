@@ -95,7 +95,12 @@ func newHost(c *config.Config, logger *slog.Logger, alert func(string, sdk.Alert
 	if err != nil {
 		return nil, fmt.Errorf("find the configuration's directory: %w", err)
 	}
+	as, err := pluginIdentity(c)
+	if err != nil {
+		return nil, err
+	}
 	return pluginhost.New(pluginhost.Options{
+		User:    as,
 		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger, Alert: alert,
 	}), nil
 }

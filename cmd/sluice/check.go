@@ -133,7 +133,7 @@ type pluginReport struct {
 func newReport(c *config.Config, warnings []config.Problem) *report {
 	r := &report{
 		File: c.Path, Hostname: c.Hostname, DataDir: c.DataDir, TLS: "made by ourselves, in data_dir",
-		Warnings: warnings, Missing: pluginhost.Missing(), RunsAs: runsAs(),
+		Warnings: warnings, Missing: pluginhost.Missing(c.PluginUser != ""), RunsAs: runsAs(),
 	}
 	if c.TLS.Certificate != "" {
 		r.TLS = c.TLS.Certificate

@@ -50,6 +50,9 @@ func (a *app) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := becomeUser(cmd.Context(), c); err != nil { // root opens the ports, and is given up
+				return err
+			}
 			logger, flush := newLogger(a.stderr, c.Log)
 			defer flush()
 			s := &server{config: c, logger: logger}
@@ -205,7 +208,7 @@ func (s *server) startPlugins(ctx context.Context) error {
 	wait, cancel := context.WithTimeout(ctx, pluginWait)
 	defer cancel()
 	if err := host.WaitReady(wait); err != nil {
-		s.logger.Error("not every plugin is ready; on_failure decides about its mail", "why", err)
+		s.logger.Error("not every plugin is ready; on_failure decides about its mail", "why", s.config.PluginProblems(err))
 	}
 	return nil
 }

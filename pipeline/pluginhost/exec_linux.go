@@ -110,8 +110,8 @@ func (s *execSpec) limit() error {
 }
 
 // Missing lists in plain words what this system lacks of a plugin's enclosure (RULES C4), for
-// `sluice check` and the start of the server.
-func Missing() []string {
+// `sluice check` and the start of the server. ownUser says that plugins have a user of their own.
+func Missing(ownUser bool) []string {
 	var list []string
 	switch abi := landlockABI(); {
 	case abi <= 0:
@@ -119,8 +119,13 @@ func Missing() []string {
 	case abi < 6:
 		list = append(list, fmt.Sprintf("the kernel's Landlock has version %d: plugins can send signals to the server (6 or later prevents it)", abi))
 	}
-	if os.Geteuid() == 0 {
-		list = append(list, "plugins run as root like the server: start it as a user of its own")
+	switch {
+	case ownUser:
+	case os.Geteuid() == 0:
+		list = append(list, "plugins run as root like the server: set user and plugin_user")
+	default:
+		list = append(list, "plugins run as the server's user: there is no limit on their number of processes, and they can connect to "+
+			"unix sockets of that user (the one for administration turns them away); plugin_user, with a start as root, prevents both")
 	}
 	if _, err := os.Stat("/proc/self/exe"); err != nil {
 		list = append(list, "/proc is not mounted: plugins cannot be started: "+strings.TrimSpace(err.Error()))

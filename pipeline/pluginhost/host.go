@@ -138,6 +138,11 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 	}
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go h.startProcesses(h.ctx)
+	if len(configs) > 0 {
+		for _, what := range Missing(h.options.User != nil) {
+			h.options.Logger.Info("plugins are less enclosed than they could be", "why", what)
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range configs {

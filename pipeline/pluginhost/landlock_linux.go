@@ -62,7 +62,7 @@ func landlockABI() int {
 }
 
 // enclose restricts this thread, and what it becomes, to the files of the system, the program and
-// its own directories. From version 6 on it also keeps it from signalling processes outside;
+// its own directories. From version 6 on it also keeps it from signalling processes outside, and from abstract unix sockets of others;
 // Landlock by itself keeps it from tracing them.
 func (s *execSpec) enclose(program *os.File) error {
 	abi := landlockABI()
@@ -73,7 +73,7 @@ func (s *execSpec) enclose(program *os.File) error {
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: rights}
 	size := unsafe.Sizeof(attr.Handled_access_fs)
 	if abi >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_SIGNAL
+		attr.Scoped = unix.LANDLOCK_SCOPE_SIGNAL | unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
 		size = unsafe.Offsetof(attr.Scoped) + unsafe.Sizeof(attr.Scoped)
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)

@@ -32,7 +32,23 @@ func (p *Pipeline) PluginLists() map[string][]string {
 	}
 }
 
+// checkUsers reports users that are none. Whether they exist is for the system that the server runs on: serve says so.
+func (c *Config) checkUsers() {
+	for _, u := range []struct{ key, name string }{{"user", c.User}, {"plugin_user", c.PluginUser}} {
+		switch {
+		case u.name == "root" || u.name == "0":
+			c.src.errorf(keys(u.key), "%q, expected a user without rights", u.name)
+		case strings.ContainsAny(u.name, " :/\t\n"):
+			c.src.errorf(keys(u.key), "%q, expected the name of a user", u.name)
+		}
+	}
+	if c.PluginUser != "" && c.PluginUser == c.User {
+		c.src.errorf(keys("plugin_user"), "is the same as user, expected another one, or nothing")
+	}
+}
+
 func (c *Config) checkPlugins(builtins []string) {
+	c.checkUsers()
 	for _, name := range slices.Sorted(maps.Keys(c.Plugin)) {
 		c.checkPlugin(name, c.Plugin[name], builtins)
 	}

@@ -16,13 +16,6 @@ func (c *Config) checkNotYet() {
 			c.src.errorf(keys("domain", name, "accept"), "\"relay\" needs delivery to other servers, which comes with a later version; expected \"local\"")
 		}
 	}
-	// Who reads user = "mail" relies on root being given up. That is no thing to find out later.
-	if c.User != "" {
-		c.src.errorf(keys("user"), "this version cannot give up root by itself yet; expected it left out: start the server as that user, with CAP_NET_BIND_SERVICE for ports below 1024")
-	}
-	if c.PluginUser != "" {
-		c.src.errorf(keys("plugin_user"), "this version cannot run plugins as another user yet; expected it left out: they run as the server's user, enclosed as check says")
-	}
 	if c.Forward.SRSDomain != "" || len(c.Forward.SRSSecrets) > 0 {
 		c.src.warnf(keys("forward"), "is not in force yet: nothing is forwarded to other servers in this version")
 	}
