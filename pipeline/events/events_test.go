@@ -510,7 +510,7 @@ func TestWatch(t *testing.T) {
 	free, admit := int64(100<<30), error(nil)
 	w := NewWatch(WatchOptions{
 		States: func() []pluginhost.State { return []pluginhost.State{state} },
-		Raise:  func(plugin string, a sdk.Alert) { got = append(got, plugin+" "+a.Key) },
+		Raise:  func(plugin string, a sdk.Alert) { got = append(got, strings.TrimPrefix(plugin+" "+a.Key, "av ")) },
 		Admit:  func() error { return admit }, Free: func() int64 { return free }, Low: 1 << 30,
 		Now: func() time.Time { return now },
 	})
@@ -528,20 +528,20 @@ func TestWatch(t *testing.T) {
 	step(5*time.Second, 10, 0)
 	step(5*time.Second, 11, 1)
 	step(time.Minute, 11, 1) // one message may be to blame alone
-	step(5*time.Second, 12, 2, "av fails")
-	step(5*time.Second, 13, 2, "av fails") // perhaps an answer
+	step(5*time.Second, 12, 2, "plugin av")
+	step(5*time.Second, 13, 2, "plugin av") // perhaps an answer
 	step(5*time.Second, 13, 2)
 	step(5*time.Second, 14, 3)
 	step(5*time.Second, 15, 4)
 	step(5*time.Second, 16, 4) // perhaps an answer, perhaps a failure that is being counted
 	step(5*time.Second, 16, 5)
-	step(20*time.Second, 17, 6, "av fails")
+	step(20*time.Second, 17, 6, "plugin av")
 	step(time.Second, 2, 1) // another one of that name
 	step(time.Hour, 2, 1)
 	state.State, state.Why = "waiting", "exit status 1"
 	step(time.Second, 2, 1)
 	step(time.Second, 2, 1)
-	step(30*time.Second, 2, 1, "av down")
+	step(30*time.Second, 2, 1, "plugin av is down")
 	state.State = "ready"
 	free = 1 << 20
 	step(time.Minute, 2, 1, " disk")

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/parse"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
@@ -202,7 +203,8 @@ func (p *pupil) tell(ctx context.Context, plugin Plugin, l storage.Lesson) (done
 		},
 		Event: &sdk.Event{Kind: kindOf(l.Kind), At: l.Time(), Recipient: address, Account: address},
 		Size:  content.Size(), HeaderSize: sum.Root.BodyStart,
-		Open: func() (io.Reader, error) { return content.Reader(), nil },
+		Open:   func() (io.Reader, error) { return content.Reader(), nil },
+		Parsed: func() (*sdk.Parsed, error) { return parse.Parse(content, content.Size()), nil },
 	})
 	if err != nil {
 		return false, err

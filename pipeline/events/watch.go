@@ -120,8 +120,9 @@ func (w *Watch) plugin(p *watched, s *pluginhost.State, now time.Time) {
 		}
 	}
 	p.failed = failed
+	// The key is that of the host's own alert about a breaker: one letter is enough.
 	if !p.since.IsZero() && p.failures >= failuresThatCount && now.Sub(p.since) >= w.o.After {
-		w.o.Raise(s.Name, sdk.Alert{Key: "fails", Text: fmt.Sprintf(
+		w.o.Raise(s.Name, sdk.Alert{Key: "plugin " + s.Name, Text: fmt.Sprintf(
 			"plugin %s has failed every question for %s (%d of them)%s", s.Name, now.Sub(p.since).Round(time.Second), p.failures, because(s))})
 	}
 	if s.State == "ready" || s.State == "off" || s.State == "stopping" {
@@ -132,7 +133,7 @@ func (w *Watch) plugin(p *watched, s *pluginhost.State, now time.Time) {
 		p.down = now
 	}
 	if now.Sub(p.down) >= w.o.After {
-		w.o.Raise(s.Name, sdk.Alert{Key: "down", Text: fmt.Sprintf(
+		w.o.Raise(s.Name, sdk.Alert{Key: "plugin " + s.Name + " is down", Text: fmt.Sprintf(
 			"plugin %s has not run for %s%s", s.Name, now.Sub(p.down).Round(time.Second), because(s))})
 	}
 }
