@@ -1,6 +1,7 @@
 package parse
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,19 @@ func TestClean(t *testing.T) {
 	} {
 		if got := parseText(message); len(got) > 0 {
 			t.Errorf("%s\n has %q, expected nothing", message, got)
+		}
+	}
+}
+
+// TestProtocol: PROTOCOL.md lists the kinds, each with its sentence.
+func TestProtocol(t *testing.T) {
+	octets, err := os.ReadFile("../../sdk/PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range Kinds() {
+		if row := "\n| `" + k.Name + "` | " + strings.TrimSuffix(k.Text, ".") + " |\n"; !strings.Contains(string(octets), row) {
+			t.Errorf("PROTOCOL.md does not have%s", row)
 		}
 	}
 }
