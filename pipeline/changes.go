@@ -16,6 +16,9 @@ import (
 
 // change applies what one answer asks for. After an error nothing has changed.
 func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
+	if len(a.Verdict.Changes) == 0 && !slices.ContainsFunc(a.Verdict.Recipients, func(v sdk.RecipientVerdict) bool { return len(v.Changes) > 0 }) {
+		return nil
+	}
 	w := &wish{panel: p, m: m, a: a, event: event}
 	octets := make([][]sdk.Change, len(m.Recipients))
 	some := false

@@ -197,7 +197,7 @@ func (v Variant) Reader(base io.ReaderAt, size int64) (*VariantReader, error) {
 	}
 	r.add(piece{off: pos}, size-pos)
 	if v.Body != nil {
-		r.add(piece{body: true}, v.Body.Ref.Size)
+		r.add(piece{off: inBody}, v.Body.Ref.Size)
 	}
 	return r, nil
 }
@@ -213,11 +213,12 @@ type VariantReader struct {
 
 // piece is a run of octets, in memory, in the base or in another body.
 type piece struct {
-	at   int64  // where it begins in the whole
-	mem  []byte // nil: in the base
-	off  int64  // there
-	body bool   // not in the base, but in the body
+	at  int64  // where it begins in the whole
+	mem []byte // nil: in the base, or the body
+	off int64  // there, or inBody: all of the body
 }
+
+const inBody = -1
 
 func (r *VariantReader) add(p piece, n int64) {
 	if n > 0 {
@@ -268,11 +269,11 @@ func (r *VariantReader) readPiece(pc piece, skip int64, p []byte) (int, error) {
 	if pc.mem != nil {
 		return copy(p, pc.mem[skip:]), nil
 	}
-	from := r.base
-	if pc.body {
-		from = r.body
+	from, off := r.base, pc.off+skip
+	if pc.off == inBody {
+		from, off = r.body, skip
 	}
-	n, err := from.ReadAt(p, pc.off+skip)
+	n, err := from.ReadAt(p, off)
 	if n == len(p) {
 		return n, nil
 	}
