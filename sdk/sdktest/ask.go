@@ -26,8 +26,9 @@ type Answer struct {
 // Ask asks one question on a lane of its own and returns the answer; an empty Phase is
 // sdk.PhaseContent. The content is cut as the manifest wants it. Each Change.Body of the
 // answer can be read, on its own. Ask checks what the protocol demands of
-// the plugin's end: one answer, of the right id, before the deadline, and only changes that the
-// manifest announces.
+// the plugin's end: one answer, of the right id, before the deadline, only changes that the
+// manifest announces, and a verdict within the limits of PROTOCOL.md. Events are held to less:
+// nobody obeys their verdicts.
 func (p *Plugin) Ask(m *sdk.Message) (sdk.Verdict, error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), Timeout)
@@ -92,7 +93,7 @@ func (p *Plugin) ask(ctx context.Context, m *sdk.Message) Answer {
 	if err != nil {
 		return Answer{Err: err}
 	}
-	lane := &lane{stream: stream, manifest: &p.Manifest, answered: make(chan struct{})}
+	lane := &lane{stream: stream, manifest: &p.Manifest, message: m, answered: make(chan struct{})}
 	got := make(chan Answer, 1)
 	go func() {
 		defer close(lane.answered)
@@ -121,6 +122,7 @@ func (p *Plugin) ask(ctx context.Context, m *sdk.Message) Answer {
 type lane struct {
 	stream   wire.Plugin_LaneClient
 	manifest *sdk.Manifest
+	message  *sdk.Message
 	answered chan struct{}
 	mu       sync.Mutex // one sender at a time
 }
@@ -260,7 +262,10 @@ func (l *lane) opinion(a *wire.Answer, body []byte) Answer {
 		if err != nil {
 			return Answer{Err: &breach{err}}
 		}
-		err = l.changes(v.Changes, body)
+		if l.message.Phase != sdk.PhaseEvent {
+			err = checkVerdict(&v, l.message)
+		}
+		err = errors.Join(err, l.changes(v.Changes, body))
 		for i := range v.Recipients {
 			err = errors.Join(err, l.changes(v.Recipients[i].Changes, body))
 		}
