@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,13 +42,15 @@ func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
 			}
 		}
 	}
-	if err := m.roomFor(w.pending); err != nil {
-		return err
+	if w.failure == nil {
+		w.failure = m.roomFor(w.pending)
 	}
-	if some {
-		if err := m.applyChanges(octets); err != nil {
-			return err
-		}
+	if w.failure == nil && some {
+		w.failure = m.applyChanges(octets)
+	}
+	if w.failure != nil { // the trace tells of what was done
+		event.Changes = slices.DeleteFunc(event.Changes, func(line string) bool { return !strings.HasPrefix(line, refusedPrefix) })
+		return w.failure
 	}
 	if w.body != nil {
 		m.bodyStage, m.bodyPlugin = p.Stage, a.Asker.Name()
@@ -66,6 +69,7 @@ type wish struct {
 	a     *Answer
 	event *trace.Event
 
+	failure error // the answer counts as a failure: what it wanted changed may not go on as it was
 	body    *Body
 	sender  *string
 	pending []envelopeChange
@@ -160,12 +164,14 @@ func (w *wish) checkBody() (ok bool, why string) {
 	case w.body != nil:
 		return true, ""
 	case w.a.Body == nil:
-		return false, "there is no new one"
+		w.failure = errors.New("replace the body: there is no new one")
+		return false, ""
 	}
 	draft, err := w.a.Body.Finish()
 	w.a.Body = nil
 	if err != nil {
-		return false, "it could not be kept: " + err.Error()
+		w.failure = fmt.Errorf("keep the new body: %w", err)
+		return false, ""
 	}
 	w.body = m.NewBody(draft)
 	return true, ""

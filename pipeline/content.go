@@ -35,6 +35,14 @@ func (m *Message) SetContent(d *blob.Draft) error {
 	return nil
 }
 
+// Size returns the octets of a version.
+func (m *Message) Size(v *Version) int64 {
+	if v == nil || v == m.arrived {
+		return m.Content.Size()
+	}
+	return v.Variant(m.arrived).Size(m.Content.Size())
+}
+
 // Discard releases the content and what plugins gave; what was committed stays. Later
 // calls do nothing.
 func (m *Message) Discard() {

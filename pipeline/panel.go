@@ -159,8 +159,11 @@ func questionsOf(m *Message, phase sdk.Phase) []*Question {
 // askOnce asks, and takes a panic over to the goroutine that waits for all answers,
 // which belongs to a session: there it ends one connection, here it would end the server.
 func (a *Answer) askOnce(ctx context.Context, q *Question, via *Pipeline) {
+	sink := &bodySink{closed: true}
 	defer func() {
 		if v := recover(); v != nil {
+			a.Body, _ = sink.close()
+			a.discardBody()
 			a.panicked = fmt.Sprintf("ask plugin %s: %v\n%s", a.Asker.Name(), v, debug.Stack())
 		}
 	}()
@@ -168,7 +171,6 @@ func (a *Answer) askOnce(ctx context.Context, q *Question, via *Pipeline) {
 		a.Failure = &Failure{FailTimeout, errNotReached}
 		return
 	}
-	sink := &bodySink{closed: true}
 	own := *q
 	own.NewBody = func() (io.Writer, error) {
 		sink.open(via, q.Phase, a.Asker.Manifest())

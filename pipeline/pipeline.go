@@ -245,7 +245,7 @@ func (p *Pipeline) checkSize(m *Message) {
 		if r.Version == m.arrived {
 			continue
 		}
-		if size := r.Version.Variant(m.arrived).Size(m.Content.Size()); size > p.MaxSize+ownFields {
+		if size := m.Size(r.Version); size > p.MaxSize+ownFields {
 			r.Take(Opinion{
 				Action: sdk.Reject, Stage: StageRoute, Why: fmt.Sprintf("%d octets after changes", size),
 				Reply: Reply{552, "5.3.4", "The message is too large"},

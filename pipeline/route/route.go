@@ -136,7 +136,7 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 		if gone(r) || r.Opinion.Action >= sdk.Quarantine { // it goes into no mailbox
 			continue
 		}
-		if full := s.room(ctx, ways[i], m.Content.Size()); !full.OK() {
+		if full := s.room(ctx, ways[i], m.Size(r.Version)); !full.OK() {
 			r.Take(pipeline.Opinion{Action: sdk.Defer, Reply: full, Stage: s.Name(), Why: "over quota"})
 		}
 	}
