@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ func ownCPU() time.Duration {
 // benchmarkLanes keeps all lanes of a real process busy and reports the processor time of both
 // sides together.
 func benchmarkLanes(b *testing.B, builtin string, lanes, size int) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as the server has it (cmd/sluice/memory.go)
 	h := newHarness(b, builtin, func(c *Config, _ *Options) { c.Lanes = lanes })
 	h.ready(b)
 	q := messageOf(lines(size))

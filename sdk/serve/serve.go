@@ -142,6 +142,7 @@ func options() []grpc.ServerOption {
 		grpc.InitialWindowSize(laneWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.MaxRecvMsgSize(maxFrame),
+		grpc.ForceServerCodecV2(wire.Codec()),
 	}
 }
 
