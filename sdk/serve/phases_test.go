@@ -313,12 +313,12 @@ func TestClose(t *testing.T) {
 	// A question that does not end, and a Close that does not.
 	p = &plugin{ended: make(chan error), release: make(chan struct{})}
 	s := newServer(p, func() {})
-	s.ready, s.running = true, 1
+	s.ready, s.running, s.patience = true, 1, 50*time.Millisecond
 	if err := s.end(); err == nil || p.closed.Load() != 0 {
 		t.Errorf("%v, closed %d times", err, p.closed.Load())
 	}
 	hangs := newServer(hanging{p, t.Context()}, func() {})
-	hangs.ready = true
+	hangs.ready, hangs.patience = true, 50*time.Millisecond
 	if err := hangs.end(); err == nil || !strings.Contains(err.Error(), "not done") {
 		t.Errorf("%v", err)
 	}

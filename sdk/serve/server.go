@@ -26,6 +26,7 @@ type server struct {
 	plugin     sdk.Plugin
 	keepOutput func()
 	once       sync.Once
+	patience   time.Duration // closeTime
 
 	ending   sync.Once
 	endError error
@@ -42,7 +43,7 @@ type server struct {
 }
 
 func newServer(p sdk.Plugin, keepOutput func()) *server {
-	return &server{plugin: p, keepOutput: keepOutput, idle: make(chan struct{})}
+	return &server{plugin: p, keepOutput: keepOutput, patience: closeTime, idle: make(chan struct{})}
 }
 
 // Describe implements wire.PluginServer.
@@ -162,7 +163,7 @@ func (s *server) enter() error {
 // plugin if it is configured and an io.Closer. Each caller gets the same answer.
 func (s *server) end() error {
 	s.ending.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 		defer cancel()
 		s.endError = s.close(ctx)
 	})
@@ -201,6 +202,6 @@ func (s *server) close(ctx context.Context) error {
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("close the plugin: not done within %s", closeTime)
+		return fmt.Errorf("close the plugin: not done within %s", s.patience)
 	}
 }
