@@ -3,6 +3,7 @@ package receive
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -35,6 +36,8 @@ func (p *phasePlugin) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdic
 	case "spammer":
 		return sdk.Verdict{Action: sdk.Reject, Reasons: []sdk.Reason{{Symbol: "LISTED"}},
 			Reply: &sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "Not you, " + e.ClientName + e.ClientAddr}}, nil
+	case "whence":
+		return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Text: fmt.Sprintf("%s %t %s %s %t", e.Origin, e.ClientPort > 0, e.Listener, e.Helo, e.ESMTP)}}, nil
 	case "greylisted":
 		return sdk.Verdict{Action: sdk.Defer, Reply: &sdk.Reply{Code: 450, Enhanced: "4.7.1", Text: "Come again"}}, nil
 	case "hostile": // E1.18: a reply that is several
