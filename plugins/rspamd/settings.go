@@ -35,9 +35,9 @@ type settings struct {
 	AllSymbols         bool                  `config:"all_symbols"`
 }
 
-// defaultActions says what each of rspamd's actions is for us. "greylist" is none: rspamd
-// asks for a delay by "soft reject", and says "greylist" of every message of that score,
-// also when its greylisting is off or has let the message pass; deferring it would be for ever.
+// defaultActions says what each of rspamd's actions is for us. "greylist" is no objection: rspamd's
+// greylisting asks for a delay by "soft reject", and where it is off "greylist" is said of
+// every message with that score, however often it comes; deferring it would be for ever.
 func defaultActions() map[string]sdk.Action {
 	return map[string]sdk.Action{
 		"no action":       sdk.Accept,
