@@ -44,6 +44,15 @@ type badSettings struct{ err error }
 func (e *badSettings) Error() string { return e.err.Error() }
 func (e *badSettings) Unwrap() error { return e.err }
 
+// offered are the versions of the protocol that a plugin may choose from.
+func offered(versions []int) map[int]goplugin.PluginSet {
+	sets := make(map[int]goplugin.PluginSet, len(versions))
+	for _, v := range versions {
+		sets[v] = goplugin.PluginSet{}
+	}
+	return sets
+}
+
 // start runs the program through handshake, Describe and Configure.
 func (l *launch) start(ctx context.Context) (*process, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.options.StartTimeout)
@@ -58,7 +67,7 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 		HandshakeConfig: goplugin.HandshakeConfig{
 			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
 		},
-		VersionedPlugins: map[int]goplugin.PluginSet{wire.ProtocolVersion: {}},
+		VersionedPlugins: offered(wire.Versions()),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		StartTimeout:     l.options.StartTimeout,
 		SkipHostEnv:      true,
