@@ -87,6 +87,12 @@ func (b *breaker) done(asked, now time.Time, probe, counts bool, failure *Failur
 
 // judge tells the breaker of an answer, and the administrator of the breaker.
 func (p *Plugin) judge(ctx context.Context, b *breaker, probe bool, phase sdk.Phase, asked time.Time, err error) {
+	if err == nil {
+		if _, closed := b.done(asked, time.Time{}, probe, true, nil); closed {
+			p.log.Info("plugin answers again", "phase", phase)
+		}
+		return
+	}
 	var failure *Failure
 	_ = errors.As(err, &failure)
 	counts := failure != nil
@@ -97,19 +103,15 @@ func (p *Plugin) judge(ctx context.Context, b *breaker, probe bool, phase sdk.Ph
 		case Timeout, Crash: // not the plugin's fault if the message's own time was shorter
 			counts = ctx.Err() == nil
 		}
-	} else if err != nil { // errMoved
-		counts, failure = false, &Failure{Busy, err}
+	} else { // errMoved
+		failure = &Failure{Busy, err}
 	}
-	opened, closed := b.done(asked, time.Now(), probe, counts, failure)
-	switch {
-	case opened:
+	if opened, _ := b.done(asked, time.Now(), probe, counts, failure); opened {
 		p.log.Error("plugin is not waited for any more", "phase", phase, "failures", b.limit, "kind", failure.Kind, "why", failure.Err)
 		p.host.options.Alert(p.name, sdk.Alert{
 			Key:  "plugin " + p.name,
 			Text: fmt.Sprintf("Plugin %s has failed %d times in a row in phase %s and is not waited for: %v", p.name, b.limit, phase, failure),
 		})
-	case closed:
-		p.log.Info("plugin answers again", "phase", phase)
 	}
 }
 

@@ -37,6 +37,9 @@ func failf(kind Kind, format string, args ...any) *Failure {
 
 // kindOf returns the kind of an error of Ask, "" for nil.
 func kindOf(err error) Kind {
+	if err == nil { // spares an allocation for each question
+		return ""
+	}
 	var f *Failure
 	if errors.As(err, &f) {
 		return f.Kind

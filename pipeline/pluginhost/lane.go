@@ -36,6 +36,9 @@ type lane struct {
 	result chan result // what the reader saw for the question of id `waiting`
 
 	id     uint64 // of the last question
+	frames frames // of whoever sends, one at a time
+	late   *time.Timer
+	fired  chan struct{}
 	stream wire.Plugin_LaneClient
 	reset  context.CancelFunc
 
@@ -51,8 +54,18 @@ type result struct {
 	err    error // the stream ended
 }
 
+// frames are what a lane sends again and again; grpc is done with them when Send returns.
+type frames struct {
+	frame wire.HostFrame
+	ask   wire.HostFrame_Ask
+	chunk wire.HostFrame_Chunk
+	end   wire.HostFrame_End
+	piece wire.Chunk
+	last  wire.End
+}
+
 func newLane(p *process, home chan *lane) *lane {
-	return &lane{p: p, home: home, result: make(chan result, 1)}
+	return &lane{p: p, home: home, result: make(chan result, 1), fired: make(chan struct{}, 1)}
 }
 
 // open makes sure that there is a stream.
@@ -246,7 +259,7 @@ func (l *lane) begin(body *newBody) error {
 // askInline sends a small question from this goroutine. Should grpc make it wait
 // until the deadline, for a plugin that answers but does not read, the stream is reset.
 func (l *lane) askInline(ctx context.Context, ask *wire.Ask, content *content) (sdk.Verdict, error) {
-	stop := context.AfterFunc(ctx, l.reset)
+	stop := l.resetAt(ctx)
 	err := l.send(ask, content)
 	if !stop() {
 		l.drop()
@@ -257,9 +270,38 @@ func (l *lane) askInline(ctx context.Context, ask *wire.Ask, content *content) (
 	return l.await(ctx, content, sent)
 }
 
+// resetAt resets the stream at the deadline of ctx, unless stop is called before; stop reports that. The
+// timer is the lane's, because a context.AfterFunc for each question costs more than the question.
+func (l *lane) resetAt(ctx context.Context) (stop func() bool) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.AfterFunc(ctx, l.reset)
+	}
+	if l.late == nil {
+		l.late = time.AfterFunc(time.Until(deadline), func() {
+			l.reset()
+			l.fired <- struct{}{}
+		})
+	} else {
+		l.late.Reset(time.Until(deadline))
+	}
+	return l.inTime
+}
+
+// inTime stops the timer. If that was too late, it waits for what the timer does: the stream is the owner's alone afterwards.
+func (l *lane) inTime() bool {
+	if l.late.Stop() {
+		return true
+	}
+	<-l.fired
+	return false
+}
+
 // send sends a question up to its End, or to the answer if that comes first.
 func (l *lane) send(ask *wire.Ask, content *content) error {
-	if err := l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: ask}}); err != nil {
+	f := &l.frames
+	f.ask.Ask, f.frame.Frame = ask, &f.ask
+	if err := l.stream.Send(&f.frame); err != nil {
 		return err
 	}
 	l.p.moves.Add(1)
@@ -273,19 +315,23 @@ func (l *lane) send(ask *wire.Ask, content *content) error {
 			return err
 		}
 	}
-	return l.stream.Send(&wire.HostFrame{Frame: &wire.HostFrame_End{End: &wire.End{Id: l.id}}})
+	f.last.Id = l.id
+	f.end.End, f.frame.Frame = &f.last, &f.end
+	return l.stream.Send(&f.frame)
 }
 
 func (l *lane) sendContent(content *content) error {
 	buffer := l.p.buffers.get(content.length)
 	defer l.p.buffers.put(buffer)
-	chunk := &wire.Chunk{Id: l.id}
-	frame := &wire.HostFrame{Frame: &wire.HostFrame_Chunk{Chunk: chunk}}
+	f := &l.frames
+	f.piece.Id, f.chunk.Chunk, f.frame.Frame = l.id, &f.piece, &f.chunk
 	for !l.answered() {
 		n, err := io.ReadFull(content, *buffer)
 		if n > 0 {
-			chunk.Data = (*buffer)[:n]
-			if err := l.stream.Send(frame); err != nil {
+			f.piece.Data = (*buffer)[:n]
+			err := l.stream.Send(&f.frame)
+			f.piece.Data = nil
+			if err != nil {
 				return err
 			}
 			l.p.moves.Add(1)

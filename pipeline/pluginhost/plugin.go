@@ -283,6 +283,9 @@ func (p *Plugin) current(ctx context.Context) (*process, error) {
 		p.mu.Lock()
 		proc, state, err, next, changed := p.process, p.state, p.err, p.next, p.changed
 		p.mu.Unlock()
+		if state == stateReady {
+			return proc, nil
+		}
 		if err == nil {
 			err = errors.New("it did not start in time")
 		}
@@ -296,8 +299,6 @@ func (p *Plugin) current(ctx context.Context) (*process, error) {
 			return nil, failf(Busy, "the plugin is being stopped")
 		case stateFailed:
 			return nil, failf(Error, "the plugin refuses its settings: %w", err)
-		case stateReady:
-			return proc, nil
 		case stateWaiting:
 			if deadline, ok := ctx.Deadline(); ok && next.After(deadline) {
 				return nil, failf(Crash, "the plugin does not run: %w", err)
