@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/emersion/go-imap/v2"
 )
 
 // newSpamd starts spamd with a handful of SpamAssassin's own rules and without the network.
@@ -17,8 +19,8 @@ func newSpamd(t testing.TB) *scanner {
 	spamd := peer(t, "spamd", "spamd")
 	d := &scanner{t: t, dir: scannerDir(t)}
 	d.write("init.pre", "loadplugin Mail::SpamAssassin::Plugin::Check\nloadplugin Mail::SpamAssassin::Plugin::HeaderEval\n"+
-		"loadplugin Mail::SpamAssassin::Plugin::BodyEval\nloadplugin Mail::SpamAssassin::Plugin::RelayEval\n")
-	d.write("local.cf", "use_bayes 0\nheader TEST_BAT X-Mailer =~ /The Bat/\ndescribe TEST_BAT a mailer of the test\nscore TEST_BAT 1.5\n"+
+		"loadplugin Mail::SpamAssassin::Plugin::BodyEval\nloadplugin Mail::SpamAssassin::Plugin::RelayEval\nloadplugin Mail::SpamAssassin::Plugin::Bayes\n")
+	d.write("local.cf", "use_bayes 1\nbayes_path "+d.dir+"/bayes\nbayes_auto_learn 0\nheader TEST_BAT X-Mailer =~ /The Bat/\ndescribe TEST_BAT a mailer of the test\nscore TEST_BAT 1.5\n"+
 		"header TEST_SENDER EnvelopeFrom =~ /^stranger\\@example\\.org$/\ndescribe TEST_SENDER the sender of the envelope\nscore TEST_SENDER -0.25\n")
 	if err := os.Mkdir(filepath.Join(d.dir, "rules"), 0o755); err != nil {
 		t.Fatal(err)
@@ -30,7 +32,7 @@ func newSpamd(t testing.TB) *scanner {
 	}
 	socket := filepath.Join(d.dir, "spamd.sock")
 	d.args = []string{
-		spamd, "--local", "--nouser-config", "--syslog=stderr", "--max-children=2", "--min-children=2",
+		spamd, "--local", "--nouser-config", "--allow-tell", "--syslog=stderr", "--max-children=2", "--min-children=2",
 		"--configpath=" + filepath.Join(d.dir, "rules"), "--siteconfigpath=" + d.dir, "--socketpath=" + socket,
 	}
 	if os.Getuid() == 0 {
@@ -58,7 +60,7 @@ func newSpamd(t testing.TB) *scanner {
 func TestSpamAssassin(t *testing.T) {
 	d := newSpamd(t)
 	address := fmt.Sprintf("address = \"unix:%s/spamd.sock\"", d.dir)
-	s := twoPolicies(t, "spamassassin", address+"\nscale = 0.01\nfields = true", address)
+	s := twoPolicies(t, "spamassassin", address+"\nscale = 0.01\nfields = true\nlearn = true", address)
 	s.start()
 	defer s.stop()
 
@@ -96,5 +98,36 @@ func TestSpamAssassin(t *testing.T) {
 	if trace := s.sluice("", "trace", large); !strings.Contains(trace, "SPAMASSASSIN_SKIPPED_SIZE (not scanned: 614") {
 		t.Errorf("the trace of a large message:\n%s", trace)
 	}
+	s.lessons(d, id)
+	if out := s.sluice("", "plugin", "tell", "open", "ping"); !strings.Contains(out, "answers in") {
+		t.Errorf("plugin tell open ping: %s", out)
+	}
 	s.drill(d)
+}
+
+// lessons moves a message of alice's into Junk and back, and waits until spamd has been taught twice.
+func (s *site) lessons(d *scanner, id string) {
+	t := s.t
+	t.Helper()
+	for n, to := range []string{"Junk", "INBOX"} {
+		c, err := s.imapLogin(alice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Select(map[string]string{"Junk": "INBOX", "INBOX": "Junk"}[to], nil).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		found, err := c.UIDSearch(&imap.SearchCriteria{Header: []imap.SearchCriteriaHeaderField{{Key: "Message-ID", Value: "<" + id + ">"}}}, nil).Wait()
+		if err != nil || len(found.AllUIDs()) != 1 {
+			t.Fatalf("<%s> before the move to %s: %v, %v", id, to, found, err)
+		}
+		if _, err := c.Move(imap.UIDSetNum(found.AllUIDs()...), to).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 20*time.Second, "spamd is taught after a move to "+to, func() bool {
+			output, err := os.ReadFile(filepath.Join(d.dir, "output"))
+			return err == nil && strings.Count(string(output), "Tell: Setting local") == n+1
+		})
+	}
 }
