@@ -6,6 +6,7 @@ package plugins
 
 import (
 	"github.com/sluicemail/sluice/plugins/attachments"
+	"github.com/sluicemail/sluice/plugins/clamav"
 	"github.com/sluicemail/sluice/plugins/dnsbl"
 	"github.com/sluicemail/sluice/plugins/eicar"
 	"github.com/sluicemail/sluice/plugins/greylist"
@@ -19,6 +20,7 @@ import (
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
+		"clamav":       func() sdk.Plugin { return clamav.New() },
 		"attachments":  func() sdk.Plugin { return attachments.New() },
 		"eicar":        func() sdk.Plugin { return eicar.New() },
 		"greylist":     func() sdk.Plugin { return greylist.New() },
