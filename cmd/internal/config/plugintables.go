@@ -39,3 +39,9 @@ func LoadPlugins(name string, o Options) (*Config, error) {
 	}
 	return c, nil
 }
+
+// PluginsOnly reports whether the file has no other tables than those of plugins.
+func (c *Config) PluginsOnly() bool {
+	_, ok := c.src.values["plugin"]
+	return ok && len(c.src.values) == 1
+}
