@@ -63,7 +63,7 @@ func Kinds() []Kind {
 		{noBoundary, "A multipart has no boundary, or its boundary never appears; it is shown as text."},
 		{sameBoundary, "A multipart has the boundary of one that it is in."},
 		{boundaryPrefix, "A boundary is the beginning of another one, which some programs mistake for it."},
-		{oddBoundary, "A boundary is longer than 70 octets, has characters that it may not have, or comes in pieces."},
+		{oddBoundary, "A boundary is longer than 70 octets, has characters that it may not have, or is written as in RFC 2231."},
 		{missingClose, "A multipart ends without its closing delimiter; something may be missing, or belong elsewhere."},
 		{afterClose, "Delimiter lines follow the closing delimiter of a multipart; some programs see parts there."},
 		{encodedContainer, "A multipart or a message is in base64 or quoted-printable, which is forbidden; some programs decode it and see parts."},
