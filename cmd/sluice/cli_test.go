@@ -64,7 +64,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"user", "add"}, "needs an address"},
 		{[]string{"user", "add", "--quota", "much", "a@example.test"}, "such as 2GB"},
 		{[]string{"plugin", "run"}, "needs the name of a plugin"},
-		{[]string{"plugin", "run", "nobody"}, "expected eicar or gtube"},
+		{[]string{"plugin", "run", "nobody"}, "expected " + strings.Join(builtinNames(), " or ")},
 	} {
 		code, stdout, stderr := sluice(t, "", c.args...)
 		if code != exitUsage || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || stdout != "" {
