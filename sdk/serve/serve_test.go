@@ -346,6 +346,9 @@ func TestReset(t *testing.T) {
 	for range 5 { // more than may wait: the handler is stuck in feed
 		l.chunk(1, wire.MaxChunk)
 	}
+	for p.running.Load() == 0 { // a reset overtakes what is not sent yet
+		time.Sleep(time.Millisecond)
+	}
 	l.reset()
 	select {
 	case <-p.ended:
