@@ -42,6 +42,8 @@ func (p *mischief) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		if _, err := io.Copy(io.Discard, m.Content); err != nil {
 			return sdk.Verdict{}, err
 		}
+	case "attack":
+		seen.Changes = append(seen.Changes, sdk.Change{Kind: sdk.AddField, Name: "X-Attack", Value: attack(header.Get("X-Directory"))})
 	case "early": // answers without reading the rest
 	case "error":
 		return sdk.Verdict{}, errors.New("I do not feel like it")
