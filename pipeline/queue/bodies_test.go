@@ -66,7 +66,10 @@ func bodyOf(i int) string {
 	return strings.Repeat(fmt.Sprintf("the body of message %d\r\n", i), 1+i%2*4000)
 }
 
-var crashPeople = []string{"alice@example.test", "bob@example.test", "carol@example.test"}
+// crashPeople are few: making an account costs more than all the rest of a run.
+var crashPeople = []string{"alice@example.test", "bob@example.test"}
+
+const crashBodies = 3 // messages
 
 // bodiesRun commits messages with bodies of plugins while the queue delivers them.
 func bodiesRun(w *crashtest.World) error {
@@ -89,7 +92,7 @@ func bodiesRun(w *crashtest.World) error {
 		return errors.Join(err, store.Close(ctx))
 	}
 	var all []error
-	for i := range 4 {
+	for i := range crashBodies {
 		subject := fmt.Sprint("m", i)
 		w.Note(begun{subject})
 		m, _, err := changed(store, subject, bodyOf(i), hops...)
@@ -161,12 +164,9 @@ func bodiesOf(store *storage.Store, account storage.AccountID, k int, acceptedAt
 	if err != nil {
 		return err
 	}
-	for i := range 4 {
+	for i := range crashBodies {
 		subject := fmt.Sprint("m", i)
 		want := fmt.Sprintf("Subject: %s\r\nMessage-ID: <%s@example.net>\r\n\r\n", subject, subject)
-		if k == 2 {
-			want = "X-Number: 1\r\n" + want
-		}
 		if k == 0 {
 			want += "hello\r\n"
 		} else {
@@ -216,7 +216,7 @@ func contents(store *storage.Store, account storage.AccountID) (list []string, e
 // TestCrashWithBodies cuts the power, and lets the disk fail, at each step of committing and
 // delivering messages with bodies that plugins gave.
 func TestCrashWithBodies(t *testing.T) {
-	crashtest.Run(t, crashtest.Scenario{Run: bodiesRun, Check: bodiesCheck}, crashtest.Options{Points: 30})
+	crashtest.Run(t, crashtest.Scenario{Run: bodiesRun, Check: bodiesCheck}, crashtest.Options{Points: 20})
 }
 
 // TestBodiesOfWhatIsNotCommitted: nothing of a body stays when the message is not kept.

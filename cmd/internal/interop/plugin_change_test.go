@@ -108,7 +108,7 @@ func TestPluginChanges(t *testing.T) {
 func TestPluginChangesRefused(t *testing.T) {
 	s := newChangerSite(t)
 	s.start()
-	for change, code := range map[string]int{"add-many": 451, "cr": 451} {
+	for change, code := range map[string]int{"add-many=150": 451, "add-many=10000": 451, "cr": 451} {
 		c, err := dialSMTP(s.addr("mx"), time.Minute)
 		if err != nil {
 			t.Fatal(err)
@@ -204,6 +204,10 @@ func (s *site) popped(user string) string {
 		s.t.Fatal(err)
 	}
 	defer p.conn.Close()
+	size, err := p.command("LIST 1")
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	if _, err := p.command("RETR 1"); err != nil {
 		s.t.Fatal(err)
 	}
@@ -217,6 +221,9 @@ func (s *site) popped(user string) string {
 			break
 		}
 		b.WriteString(strings.TrimPrefix(line, "."))
+	}
+	if want := fmt.Sprintf("+OK 1 %d", b.Len()); size != want {
+		s.t.Errorf("POP3 lists %q, want %q", size, want)
 	}
 	if _, err := p.command("QUIT"); err != nil {
 		s.t.Error(err)

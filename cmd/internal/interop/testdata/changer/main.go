@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/textproto"
+	"strconv"
 	"strings"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -60,7 +61,11 @@ func (changer) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		case "add":
 			change(sdk.AddRecipient, argument)
 		case "add-many":
-			for i := range 150 {
+			many, err := strconv.Atoi(argument)
+			if err != nil {
+				return sdk.Verdict{}, err
+			}
+			for i := range many {
 				change(sdk.AddRecipient, fmt.Sprintf("carol+%d@example.test", i))
 			}
 		case "remove":
