@@ -1,11 +1,12 @@
 // Package plugins lists the plugins that Sluice ships. Each runs as
 // `sluice plugin run NAME` in a process of its own, like anybody else's: it
-// imports sdk and nothing else of this module, and only cmd/sluice imports this
-// package.
+// imports sdk and what several share below plugins/internal, nothing else of this
+// module, and only cmd/sluice imports this package.
 package plugins
 
 import (
 	"github.com/sluicemail/sluice/plugins/attachments"
+	"github.com/sluicemail/sluice/plugins/bayes"
 	"github.com/sluicemail/sluice/plugins/clamav"
 	"github.com/sluicemail/sluice/plugins/dnsbl"
 	"github.com/sluicemail/sluice/plugins/eicar"
@@ -20,6 +21,7 @@ import (
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
+		"bayes":        func() sdk.Plugin { return bayes.New() },
 		"clamav":       func() sdk.Plugin { return clamav.New() },
 		"attachments":  func() sdk.Plugin { return attachments.New() },
 		"eicar":        func() sdk.Plugin { return eicar.New() },

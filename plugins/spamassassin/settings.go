@@ -11,6 +11,9 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
+// maxHeld bounds a message that is asked about for several users, in octets.
+const maxHeld = 8 << 20
+
 // settings is [plugin.NAME.config]; README.md says what each key means.
 type settings struct {
 	Address      string        `config:"address"`
@@ -39,6 +42,9 @@ func configure(s sdk.Settings) (settings, dial.Address, error) {
 	}
 	if set.MaxUsers < 1 || set.MaxUsers > 100 {
 		bad("max_users", "%d, expected 1 to 100", set.MaxUsers)
+	}
+	if set.PerRecipient && (set.MaxSize == 0 || set.MaxSize > maxHeld) {
+		bad("max_size", "%d with per_recipient, which holds a message in memory; expected 1 to %d", set.MaxSize, maxHeld)
 	}
 	if set.Timeout < 0 {
 		bad("timeout", "%v, expected 0 (the question's time) or more", set.Timeout)

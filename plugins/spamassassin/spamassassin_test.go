@@ -349,6 +349,10 @@ func TestConfigure(t *testing.T) {
 			t.Errorf("%s = %v: %v, want %q", key, c.value, err, c.want)
 		}
 	}
+	err := sdktest.Configure(t, New(), map[string]any{"per_recipient": true, "max_size": "9MB"})
+	if err == nil || !strings.Contains(err.Error(), "max_size: 9437184 with per_recipient") {
+		t.Errorf("%v", err)
+	}
 	if err := sdktest.Configure(t, New(), nil); err != nil {
 		t.Error(err)
 	}

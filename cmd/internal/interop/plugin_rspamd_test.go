@@ -140,14 +140,14 @@ pipeline = "unasked"
 
 [plugin.open]
 builtin = %[1]q
-timeout = "2s"
+timeout = "3s"
 on_failure = "accept"
 [plugin.open.config]
 %[2]s
 
 [plugin.closed]
 builtin = %[1]q
-timeout = "2s"
+timeout = "3s"
 on_failure = "defer"
 [plugin.closed.config]
 %[3]s
@@ -215,19 +215,19 @@ func (s *site) drill(d *scanner) {
 	}
 	back := func(after string) {
 		t.Helper()
-		eventually(t, 30*time.Second, "scanned again after "+after, func() bool {
+		eventually(t, 40*time.Second, "scanned again after "+after, func() bool {
 			n++
-			open, strict := s.outcomes(fmt.Sprintf("back.%d", n), 0, 10*time.Second)
+			open, strict := s.outcomes(fmt.Sprintf("back.%d", n), 0, 20*time.Second)
 			return open == scanned && strict == scanned
 		})
 	}
 	d.kill()
-	demand("down", 0, 1900*time.Millisecond)
+	demand("down", 0, 2900*time.Millisecond)
 	d.start()
 	back("down")
 
 	d.signal(syscall.SIGSTOP)
-	demand("frozen", 1900*time.Millisecond, 6*time.Second)
+	demand("frozen", 2900*time.Millisecond, 10*time.Second)
 	d.signal(syscall.SIGCONT)
 	back("frozen")
 
@@ -242,7 +242,7 @@ func (s *site) drill(d *scanner) {
 	id := "killed.mx@example.org"
 	begin := time.Now()
 	_, err := s.sendTo("mx", letter(id, "killed", 2000))
-	if took := time.Since(begin); err != nil || took < 500*time.Millisecond || took > 1900*time.Millisecond {
+	if took := time.Since(begin); err != nil || took < 500*time.Millisecond || took > 2900*time.Millisecond {
 		t.Errorf("killed in the middle: %v after %v, expected 250 right after the kill", err, took)
 	} else if got := s.whereIs(id); got != unscanned {
 		t.Errorf("killed in the middle: %v", got)
