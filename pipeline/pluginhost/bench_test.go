@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,3 +106,34 @@ func BenchmarkLane32x4K(b *testing.B) { benchmarkLanes(b, "count", 32, 4<<10) }
 func BenchmarkLane32x0(b *testing.B)  { benchmarkLanes(b, "envelope", 32, 4<<10) }
 func BenchmarkLane8x1M(b *testing.B)  { benchmarkLanes(b, "count", 8, 1<<20) }
 func BenchmarkLane2x50M(b *testing.B) { benchmarkLanes(b, "count", 2, 50<<20) }
+
+// BenchmarkTenNoOps asks ten plugins that do nothing about one 4 KiB message, all at once, as a stage does. It reports the median
+// of the wall time.
+func BenchmarkTenNoOps(b *testing.B) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	var plugins []*Plugin
+	for range 10 {
+		h := newHarness(b, "none", nil)
+		h.ready(b)
+		plugins = append(plugins, h.Plugin)
+	}
+	q := messageOf(lines(4 << 10))
+	times := make([]time.Duration, 0, b.N)
+	b.ResetTimer()
+	for range b.N {
+		start := time.Now()
+		var stage sync.WaitGroup
+		for _, p := range plugins {
+			stage.Go(func() {
+				if _, _, err := p.Ask(context.Background(), q); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		stage.Wait()
+		times = append(times, time.Since(start))
+	}
+	b.StopTimer()
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "p50-us")
+}

@@ -318,3 +318,35 @@ func TestBreakerCounts(t *testing.T) {
 		t.Error("off is on")
 	}
 }
+
+// TestRawBodies: new bodies of plugins that do not keep to the contract. What is written goes to one writer at a time, and nothing
+// after Ask has returned.
+func TestRawBodies(t *testing.T) {
+	for name, want := range map[string]Kind{
+		"raw-body-alone": Invalid, "raw-body-none": Invalid, "raw-body-huge": Invalid, "raw-body-endless": Timeout, "raw-body-late": Invalid,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t, name, func(c *Config, _ *Options) { c.Timeout, c.Lanes = units.Of(500*time.Millisecond), 2 })
+			h.ready(t)
+			for range 2 {
+				into := &limited{left: 100 << 10} // under the race detector also: nobody writes later
+				q := message("x")
+				q.Body = func() (io.Writer, error) { return into, nil }
+				if _, kind := h.ask(t, q); kind != want {
+					t.Errorf("%q, expected %q", kind, want)
+				}
+				into.Reset()
+			}
+		})
+	}
+}
+
+// TestPartial: DRILLS E6.1: one that reads a part of the message and exits convicts that message alone.
+func TestPartial(t *testing.T) {
+	h := newHarness(t, "raw-partial", func(c *Config, _ *Options) { c.Timeout = units.Of(3 * time.Second) })
+	h.ready(t)
+	if _, kind := h.ask(t, messageOf(lines(2<<20))); kind != Crash { // it dies on the control question too: it is broken
+		t.Errorf("%q, expected crash", kind)
+	}
+}

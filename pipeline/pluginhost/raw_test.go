@@ -53,6 +53,8 @@ func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.Desc
 		d.Phases = []wire.Phase{77}
 	case "raw-newer":
 		d.Phases, d.Changes = append(d.Phases, 12), []wire.ChangeKind{1, 14}
+	case "raw-body-alone", "raw-body-none", "raw-body-huge", "raw-body-endless", "raw-body-late":
+		d.Changes = []wire.ChangeKind{wire.ChangeKind_CHANGE_KIND_REPLACE_BODY}
 	case "raw-slow-describe":
 		time.Sleep(time.Hour)
 	}
@@ -97,7 +99,13 @@ func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
 				}
 			}
 		}
+		if c := f.GetChunk(); c != nil && p.name == "raw-partial" {
+			os.Exit(1)
+		}
 		if e := f.GetEnd(); e != nil {
+			if strings.HasPrefix(p.name, "raw-body-") {
+				p.body(stream, e.GetId())
+			}
 			switch p.name {
 			case "raw-prints": // through go-plugin's pipes, far more than they hold
 				for range 20 {
@@ -121,6 +129,29 @@ func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
 			}
 		}
 	}
+}
+
+// body sends new bodies that break the contract.
+func (p *rawPlugin) body(stream wire.Plugin_LaneServer, id uint64) {
+	piece := func(id uint64, n int) {
+		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: &wire.Body{Id: id, Data: make([]byte, n)}}})
+	}
+	replace := &wire.Verdict{Score: 1, Changes: []*wire.Change{{Kind: wire.ChangeKind_CHANGE_KIND_REPLACE_BODY}}}
+	switch p.name {
+	case "raw-body-alone":
+		piece(id, 10)
+		replace.Changes = nil
+	case "raw-body-huge":
+		piece(id, wire.MaxChunk+1)
+	case "raw-body-endless":
+		for stream.Context().Err() == nil {
+			piece(id, 1000)
+		}
+	case "raw-body-late": // of other questions
+		piece(id-1, 10)
+		piece(id+1, 10)
+	}
+	_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{Id: id, Result: &wire.Answer_Verdict{Verdict: replace}}}})
 }
 
 // unaryService is what lanes are compared with: a call for each question, envelope and content in one.
