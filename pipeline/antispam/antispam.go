@@ -29,7 +29,7 @@ import (
 
 // Config is [pipeline.NAME.anti-spam].
 type Config struct {
-	Plugins      []string `toml:"plugins" doc:"names of the plugins that score the message, all asked at once"`
+	Plugins      []string `toml:"plugins" doc:"names of the plugins that score the message, all asked at once; those that want to be are asked at connect, MAIL and RCPT too"`
 	JunkAt       float64  `toml:"junk_at" doc:"from this score on the message goes into the mailbox with special use Junk; 0 is off"`
 	QuarantineAt float64  `toml:"quarantine_at" doc:"from this score on the message is kept in quarantine; 0 is off"`
 	RejectAt     float64  `toml:"reject_at" doc:"from this score on the message is refused; 0 is off"`
