@@ -194,11 +194,11 @@ func (k lessonWork) check(fs vfs.FS, notes []any) (err error) {
 
 // TestLessonsSurvive: no crash and no failing disk loses a lesson.
 func TestLessonsSurvive(t *testing.T) {
-	k := lessonWork{messages: 12}
-	crashtest.Run(t, crashtest.Scenario{Run: k.run, Check: k.check}, crashtest.Options{Points: 30})
+	k := lessonWork{messages: 8}
+	crashtest.Run(t, crashtest.Scenario{Run: k.run, Check: k.check}, crashtest.Options{Points: 16})
 	t.Run("mutant", func(t *testing.T) {
-		k := lessonWork{messages: 12, forgetful: true}
-		if _, err := crashtest.PowerLoss(crashtest.Scenario{Run: k.run, Check: k.check}, crashtest.Options{Points: 100}); err == nil {
+		k := lessonWork{messages: 8, forgetful: true}
+		if _, err := crashtest.PowerLoss(crashtest.Scenario{Run: k.run, Check: k.check}, crashtest.Options{Points: 60}); err == nil {
 			t.Error("a worker that forgets lessons before they are learnt was not found out")
 		}
 	})

@@ -45,6 +45,7 @@ func (s *server) makeTelling(context.Context) error {
 	t.sink = events.NewSink(events.SinkOptions{Plugins: s.livePlugins, Engine: engine, Logger: s.logger})
 	t.teacher = events.NewTeacher(events.TeacherOptions{
 		Store: s.store, Plugins: s.livePlugins, Logger: s.logger,
+		Alert: func(plugin string, a sdk.Alert) { t.alerter.Raise(plugin, a) },
 		Account: func(ctx context.Context, id storage.AccountID) (string, error) {
 			a, err := s.store.Accounts().ByID(ctx, id)
 			return a.Address, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func (f *fake) Ask(_ context.Context, q *pluginhost.Question) (sdk.Verdict, time
 		}
 	}
 	f.heard = append(f.heard, fmt.Sprint(q.Event.Kind, " ", subject, " ", q.Event.Account))
-	return sdk.Verdict{}, 0, nil
+	return sdk.Verdict{Alerts: []sdk.Alert{{Key: "learnt"}}}, 0, nil
 }
 
 func (f *fake) take() []string {
@@ -193,6 +194,7 @@ type school struct {
 	account account.Account
 	teacher *Teacher
 	skip    time.Duration
+	alerts  atomic.Int64
 	mu      sync.Mutex
 }
 
@@ -209,6 +211,7 @@ func newSchool(t *testing.T, list ...*fake) *school {
 	}
 	s := &school{t: t, store: store, account: a}
 	s.teacher = NewTeacher(TeacherOptions{
+		Alert: func(string, sdk.Alert) { s.alerts.Add(1) },
 		Store: store, Plugins: plugins(list...), Logger: quiet, Retry: 20 * time.Millisecond, Most: 50,
 		Account: func(ctx context.Context, id storage.AccountID) (string, error) {
 			a, err := store.Accounts().ByID(ctx, id)
@@ -302,7 +305,7 @@ func TestTeacher(t *testing.T) {
 	}
 	s.hears(good, "one", "two", "three")
 	s.hears(picky, "one", "two", "three")
-	if tries != 4 || len(ham.take())+len(deaf.take()) > 0 || s.waiting("ham")+s.waiting("deaf") > 0 {
+	if tries != 4 || s.alerts.Load() != 6 || len(ham.take())+len(deaf.take()) > 0 || s.waiting("ham")+s.waiting("deaf") > 0 {
 		t.Errorf("%d tries", tries)
 	}
 	if c := s.teacher.Counts(); c.Learnt != 6 || c.Failed != 3 || c.Dropped != 0 || c.Waiting["good"] != 0 {

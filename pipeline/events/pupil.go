@@ -195,7 +195,7 @@ func (p *pupil) tell(ctx context.Context, plugin Plugin, l storage.Lesson) (done
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.t.o.Timeout)
 	defer cancel()
-	_, _, err = plugin.Ask(ctx, &pluginhost.Question{
+	verdict, _, err := plugin.Ask(ctx, &pluginhost.Question{
 		Phase: sdk.PhaseEvent,
 		// The ID is the lesson's: a plugin that is told twice can see it.
 		Envelope: sdk.Envelope{
@@ -208,6 +208,9 @@ func (p *pupil) tell(ctx context.Context, plugin Plugin, l storage.Lesson) (done
 	})
 	if err != nil {
 		return false, err
+	}
+	for _, one := range verdict.Alerts {
+		p.t.o.Alert(p.name, one)
 	}
 	p.pause = 0
 	p.t.learnt.Add(1)

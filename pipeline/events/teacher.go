@@ -30,6 +30,7 @@ type TeacherOptions struct {
 	Plugins func() []Plugin // those of the moment
 	// Account returns the address of an account, or an error that wraps kv.ErrNotFound for one that is gone.
 	Account func(ctx context.Context, id storage.AccountID) (string, error)
+	Alert   func(plugin string, a sdk.Alert) // hears of alerts in answers; nil: nobody does
 	Logger  *slog.Logger
 
 	MaxAge  time.Duration // 0: a week
@@ -68,6 +69,9 @@ func NewTeacher(o TeacherOptions) *Teacher {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Alert == nil {
+		o.Alert = func(string, sdk.Alert) {}
 	}
 	return &Teacher{o: o, kick: make(chan struct{}, 1), pupils: make(map[string]*pupil)}
 }

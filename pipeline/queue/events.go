@@ -61,6 +61,9 @@ func (q *Queue) tellRound(e *Entry, round []*result) {
 // commit. They get the envelope as it arrived.
 func (q *Queue) tellCommitted(m *pipeline.Message) {
 	for _, r := range m.Recipients {
+		if len(r.Hops) == 0 && r.Opinion.Action >= sdk.Defer { // LMTP: a reply of its own
+			q.tellOf(sdk.EventRefused, m, r.Address, r.Opinion.Reply.String())
+		}
 		for _, hop := range r.Hops {
 			switch hop.Kind {
 			case pipeline.HopQuarantine:

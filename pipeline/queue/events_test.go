@@ -114,6 +114,17 @@ func TestEvents(t *testing.T) {
 	}
 	want(`quarantined r0@example.test  "odd"`, `discarded r0@example.test  "by hand"`)
 
+	each, err := message(r.store, "each", r.mailbox(), pipeline.Hop{}) // LMTP: a reply for each
+	if err != nil {
+		t.Fatal(err)
+	}
+	each.Recipients[1].Hops = nil
+	each.Recipients[1].Take(pipeline.Opinion{Action: sdk.Reject, Reply: pipeline.ReplyRefused})
+	if err := r.queue.Commit(t.Context(), each); err != nil {
+		t.Fatal(err)
+	}
+	want(delivered(0, 4), fmt.Sprintf("refused r1@example.test  %q", pipeline.ReplyRefused.String()))
+
 	refused, err := message(r.store, "refused", r.mailbox())
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +133,7 @@ func TestEvents(t *testing.T) {
 	refused.Content.Discard()
 	r.queue.Refused(t.Context(), refused)
 	want(`refused   "550 5.7.1 no"`)
-	if h.counted[sdk.EventDelivered] != 3 || h.counted[sdk.EventRefused] != 1 || h.counted[sdk.EventQuarantined] != 2 {
+	if h.counted[sdk.EventDelivered] != 4 || h.counted[sdk.EventRefused] != 2 || h.counted[sdk.EventQuarantined] != 2 {
 		t.Errorf("counted %v", h.counted)
 	}
 }
