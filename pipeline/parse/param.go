@@ -15,7 +15,7 @@ func (h *headerFields) parameters(value string, list []mime.Param) {
 	if oddlyFolded(value) {
 		h.p.odd(oddFolding, h.index, "")
 	}
-	seen := make(map[string]bool, len(list))
+	seen, looked := make(map[string]bool, len(list)), make(map[string]bool, len(list))
 	for _, param := range list {
 		name := strings.ToLower(param.Name)
 		if seen[name] {
@@ -26,6 +26,10 @@ func (h *headerFields) parameters(value string, list []mime.Param) {
 		if rest != "" && rest[0] >= '0' && rest[0] <= '9' {
 			h.p.odd(splitParameter, h.index, base)
 		}
+		if looked[base] {
+			continue
+		}
+		looked[base] = true
 		if v, _ := mime.DecodeParam(list, base); v.Words {
 			h.p.odd(encodedWordParameter, h.index, base)
 		}

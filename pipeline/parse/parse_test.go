@@ -196,7 +196,7 @@ func TestLimits(t *testing.T) {
 		if !p.Truncated || !c.check(p) {
 			t.Errorf("%s: truncated %v, %d parts, %d URLs, %d ambiguities", name, p.Truncated, len(p.Parts), len(p.URLs), len(p.Ambiguities))
 		}
-		if took > 3*time.Second {
+		if took > 10*time.Second {
 			t.Errorf("%s: %s", name, took)
 		}
 	}
@@ -204,6 +204,10 @@ func TestLimits(t *testing.T) {
 
 // TestTime: shapes that cost a quadratic program minutes.
 func TestTime(t *testing.T) {
+	names := &strings.Builder{}
+	for i := range 99 {
+		fmt.Fprintf(names, "; a%d*0=b", i)
+	}
 	for name, text := range map[string]string{
 		"slashes":      "\n" + strings.Repeat("://", 1<<20/3),
 		"schemes":      "\n" + strings.Repeat("http://", 1<<20/7),
@@ -216,6 +220,7 @@ func TestTime(t *testing.T) {
 		"half words":   "From: " + strings.Repeat("=?a?q?", 1<<17) + "\n\nx",
 		"parameters":   "Content-Type: text/plain" + strings.Repeat("; name*0=a", 1<<16) + "\n\nx",
 		"many pieces":  "Content-Type: multipart/mixed; boundary=b\n\n" + strings.Repeat("--b\nContent-Type: text/plain"+strings.Repeat("; a*1=b", 99)+"\n\nx\n", 900),
+		"many names":   "Content-Type: multipart/mixed; boundary=b\n\n" + strings.Repeat("--b\nContent-Type: text/plain"+names.String()+"\n\nx\n", 900),
 		"comments":     "Content-Type: text/plain " + strings.Repeat("(", 1<<18) + "\n\nx",
 		"uuencode":     "\n" + strings.Repeat("begin 644 a\n", 1<<16),
 		"fields":       strings.Repeat("a:\n", 1<<18) + "\nx",
@@ -224,7 +229,7 @@ func TestTime(t *testing.T) {
 		message := strings.ReplaceAll(text, "\n", "\r\n")
 		begin := time.Now()
 		p := Parse(strings.NewReader(message), int64(len(message)))
-		if took := time.Since(begin); took > 3*time.Second {
+		if took := time.Since(begin); took > 10*time.Second { // a quadratic one takes minutes; the machine may be busy
 			t.Errorf("%s: %s for %d octets", name, took, len(message))
 		}
 		checkBounds(t, p, int64(len(message)))
