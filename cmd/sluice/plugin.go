@@ -49,7 +49,7 @@ func (a *app) pluginCommand() *cobra.Command {
 			return errSilent
 		},
 	}
-	return group("plugin", "look at plugins, and run those in this program", a.pluginListCommand(), a.pluginTellCommand(), a.pluginCheckCommand(), a.pluginAskCommand(), run, exec)
+	return group("plugin", "look at plugins, and run those in this program", a.pluginListCommand(), a.pluginTellCommand(), a.pluginNewCommand(), a.pluginCheckCommand(), a.pluginAskCommand(), run, exec)
 }
 
 func builtinNames() []string { return slices.Sorted(maps.Keys(plugins.Builtins())) }

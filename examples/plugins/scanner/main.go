@@ -11,18 +11,20 @@ import (
 	"github.com/sluicemail/sluice/sdk/serve"
 )
 
-type scanner struct{ words []any }
+type scanner struct {
+	Words []string `config:"words"`
+}
 
 func (*scanner) Describe() sdk.Manifest {
 	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantHeader, Overlap: true}
 }
 
 func (s *scanner) Configure(_ context.Context, settings sdk.Settings) error {
-	var ok bool
-	if s.words, ok = settings.Config["words"].([]any); !ok {
+	err := settings.Decode(s) // complains about unknown keys and values of another type
+	if err == nil && len(s.Words) == 0 {
 		return &sdk.SettingError{Key: "words", Problem: `missing, expected a list of words: ["lottery"]`}
 	}
-	return nil
+	return err
 }
 
 func (s *scanner) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
@@ -31,8 +33,8 @@ func (s *scanner) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		return sdk.Verdict{}, err // the administrator's on_failure decides
 	}
 	subject := parsed.Header.Get("Subject")
-	for _, word := range s.words {
-		if text, _ := word.(string); text != "" && strings.Contains(strings.ToLower(subject), text) {
+	for _, word := range s.Words {
+		if strings.Contains(strings.ToLower(subject), strings.ToLower(word)) {
 			return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "We do not want that word here"}}, nil
 		}
 	}

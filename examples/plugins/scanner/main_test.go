@@ -30,9 +30,14 @@ func TestScanner(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
-	err := sdktest.Configure(t, &scanner{}, nil)
-	var complaint *sdk.SettingError
-	if !errors.As(err, &complaint) || complaint.Key != "words" {
-		t.Errorf("%v, expected a complaint about words", err)
+	for key, config := range map[string]map[string]any{
+		"words": nil,
+		"wrods": {"wrods": []any{"lottery"}},
+	} {
+		err := sdktest.Configure(t, &scanner{}, config)
+		var complaint *sdk.SettingError
+		if !errors.As(err, &complaint) || complaint.Key != key {
+			t.Errorf("%v, expected a complaint about %s", err, key)
+		}
 	}
 }
