@@ -217,3 +217,75 @@ func FuzzValidAddress(f *testing.F) {
 		}
 	})
 }
+
+// TestFoldInvariants goes through every combination of two recipients that the peer named, each
+// removed or not, and one that a plugin added, or none.
+func TestFoldInvariants(t *testing.T) {
+	const none = sdk.Reject + 1
+	for n := range 12 * 12 * 7 * 3 * 2 {
+		pick := func(of int) (k int) {
+			k, n = n%of, n/of
+			return k
+		}
+		a, b, c := pick(12), pick(12), sdk.Action(pick(7))
+		mixed := []Mixed{MixedQuarantine, MixedReject, MixedBounce}[pick(3)]
+		origin := []sdk.Origin{sdk.Trusted, sdk.LMTP}[pick(2)]
+		m := message(origin, sdk.Action(a%6), sdk.Action(b%6))
+		for i, k := range []int{a, b} {
+			if k >= 6 {
+				m.Recipients[i].Removed = "p"
+			}
+		}
+		if c != none {
+			added := message(origin, sdk.Accept, sdk.Accept, c).Recipients[2]
+			added.Added = "p"
+			m.Recipients = append(m.Recipients, added)
+		}
+		before := fmt.Sprintf("%s %s %s", origin, mixed, fates(m))
+		d := fold(m, mixed)
+		commits, who := d.Commits(), m.deciding()
+		rejects := 0
+		for _, r := range who {
+			if r.Opinion.Action == sdk.Reject {
+				rejects++
+			}
+		}
+		waits := slices.ContainsFunc(who, func(r *Recipient) bool { return r.Opinion.Action == sdk.Defer }) || c == sdk.Defer
+		if origin == sdk.LMTP {
+			if len(d.Each) != 2 {
+				t.Errorf("%s: %d replies", before, len(d.Each))
+			}
+			if commits && c == sdk.Defer {
+				t.Errorf("%s: committed while an added one waits", before)
+			}
+		} else {
+			want := 0
+			switch {
+			case rejects > 0 && rejects == len(who):
+				want = 5
+			case waits:
+				want = 4
+			case rejects > 0 && mixed == MixedReject:
+				want = 5
+			}
+			if d.Reply.Code/100 != want {
+				t.Errorf("%s: %v, want %dxx", before, d.Reply, want)
+			}
+		}
+		if !commits {
+			continue
+		}
+		land(m, mixed)
+		for i, r := range m.Recipients {
+			foreign := r.Removed != "" || r.Added != ""
+			for _, h := range r.Hops {
+				if r.Removed != "" && h.Kind != HopDiscard || foreign && h.Kind == HopBounce || r.Added != "" && c == sdk.Reject && h.Kind != HopDiscard {
+					t.Errorf("%s: recipient %d has hop %s", before, i, h.Kind)
+				}
+			}
+			if refused := i < len(d.Each) && d.Each[i].Code != 0; len(r.Hops) == 0 != refused {
+				t.Errorf("%s: recipient %d was told %v and has hops %v", before, i, refused, r.Hops)
+			}
+		}
+	}
+}

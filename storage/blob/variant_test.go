@@ -241,3 +241,21 @@ func TestVariantBody(t *testing.T) {
 		t.Error("an unknown flag is read as nothing")
 	}
 }
+
+// TestVariantForm holds the stored form, octet by octet (FORMAT.md): it is read for ever.
+func TestVariantForm(t *testing.T) {
+	name := strings.Repeat("0a", nameLen/2)
+	for want, v := range map[string]Variant{
+		"\x01\x00\x00\x00":                                    {},
+		"\x01\x00\x03X:\n\x01\x05\x02\x01y":                   {Front: []byte("X:\n"), Edits: []Edit{{5, 2, []byte("y")}}},
+		"\x01\x01\x00\x00\x02\x96\x01\x01\x09\x00":            {Body: &Body{Number: 2, Off: 150, Ref: Ref{Kind: Inline, Size: 9}}},
+		"\x01\x01\x00\x00\x00\x05\x03\x80\x80\x04\x1c" + name: {Body: &Body{Off: 5, Ref: Ref{File, name, 1 << 16}}},
+	} {
+		if got := string(v.AppendBinary(nil)); got != want {
+			t.Errorf("%+v is stored as %q, want %q", v, got, want)
+		}
+		if back, err := DecodeVariant([]byte(want)); err != nil || !reflect.DeepEqual(back, v) {
+			t.Errorf("%q is %+v, %v", want, back, err)
+		}
+	}
+}
