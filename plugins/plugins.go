@@ -12,6 +12,7 @@ import (
 	"github.com/sluicemail/sluice/plugins/eicar"
 	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
+	"github.com/sluicemail/sluice/plugins/icap"
 	"github.com/sluicemail/sluice/plugins/ratelimit"
 	"github.com/sluicemail/sluice/plugins/rspamd"
 	"github.com/sluicemail/sluice/plugins/spamassassin"
@@ -21,6 +22,7 @@ import (
 // Builtins returns the shipped plugins by the name that `builtin` has in TOML.
 func Builtins() map[string]func() sdk.Plugin {
 	return map[string]func() sdk.Plugin{
+		"icap":         func() sdk.Plugin { return icap.New() },
 		"bayes":        func() sdk.Plugin { return bayes.New() },
 		"clamav":       func() sdk.Plugin { return clamav.New() },
 		"attachments":  func() sdk.Plugin { return attachments.New() },
