@@ -162,7 +162,11 @@ func (p *Plugin) tellOne(ctx context.Context, q *Question) error {
 	if !slices.Contains(proc.manifest.Events, q.Event.Kind) {
 		return nil
 	}
-	_, err = proc.ask(ctx, q)
+	v, err := proc.ask(ctx, q)
+	for _, a := range v.Alerts {
+		p.log.Warn("alert of a plugin", "id", q.Envelope.ID, "action", "alert", "key", a.Key, "why", a.Text)
+		p.host.options.Alert(p.name, a)
+	}
 	return err
 }
 
