@@ -158,7 +158,7 @@ func (s *server) startControl(ctx context.Context) error {
 		return nil
 	})
 	s.control.Handle("plugin/tell", control.Typed(func(ctx context.Context, r tellRequest, emit func(any) error) error {
-		return tellPlugin(ctx, s.livePlugins(), s.pluginStates, r, emit)
+		return tellPlugin(ctx, s.livePlugins(), s.pluginStates, s.telling.alerter.Raise, r, emit)
 	}))
 	s.control.Handle("metrics", control.Typed(func(ctx context.Context, r metricsRequest, emit func(any) error) error {
 		return showMetrics(ctx, s.telling.metrics, r, emit)

@@ -66,7 +66,9 @@ func (a *app) pluginTellCommand() *cobra.Command {
 }
 
 // tellPlugin asks a plugin and hands its reasons to emit, which are its answer.
-func tellPlugin(ctx context.Context, plugins []events.Plugin, states func() []pluginhost.State, r tellRequest, emit func(any) error) error {
+func tellPlugin(ctx context.Context, plugins []events.Plugin, states func() []pluginhost.State, raise func(string, sdk.Alert),
+	r tellRequest, emit func(any) error,
+) error {
 	if len(r.Words) == 0 || len(r.Words) > maxTellWords || slices.ContainsFunc(r.Words, func(w string) bool { return len(w) > maxTellWord }) {
 		return fmt.Errorf("expected 1 to %d words of at most %d octets", maxTellWords, maxTellWord)
 	}
@@ -105,6 +107,9 @@ func tellPlugin(ctx context.Context, plugins []events.Plugin, states func() []pl
 		return fmt.Errorf("plugin %s: %w", r.Name, failure.Err) // its own words
 	case err != nil:
 		return fmt.Errorf("plugin %s did not answer: %w", r.Name, err)
+	}
+	for _, alert := range verdict.Alerts {
+		raise(r.Name, alert)
 	}
 	for _, reason := range verdict.Reasons {
 		if err := emit(reason); err != nil {

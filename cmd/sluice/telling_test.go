@@ -27,7 +27,7 @@ func (c *commanded) Ask(ctx context.Context, q *pluginhost.Question) (sdk.Verdic
 	if _, ok := ctx.Deadline(); !ok {
 		return sdk.Verdict{}, 0, errors.New("asked without a deadline")
 	}
-	return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "S", Text: fmt.Sprint(q.Phase, q.Event.Kind, q.Event.Words)}}}, 0, c.err
+	return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "S", Text: fmt.Sprint(q.Phase, q.Event.Kind, q.Event.Words)}}, Alerts: []sdk.Alert{{Key: "k"}}}, 0, c.err
 }
 
 // TestTellPlugin: who can't be told says why.
@@ -46,6 +46,8 @@ func TestTellPlugin(t *testing.T) {
 	states := func() []pluginhost.State {
 		return []pluginhost.State{{Name: "good", State: "ready"}, {Name: "down", State: "waiting", Why: "exit status 3"}}
 	}
+	raised := 0
+	raise := func(plugin string, _ sdk.Alert) { raised++ }
 	for _, c := range []struct {
 		name    string
 		words   []string
@@ -62,7 +64,7 @@ func TestTellPlugin(t *testing.T) {
 		{"slow", []string{"a"}, "", "plugin slow did not answer: timeout"},
 	} {
 		got := ""
-		err := tellPlugin(t.Context(), list, states, tellRequest{c.name, c.words}, func(item any) error {
+		err := tellPlugin(t.Context(), list, states, raise, tellRequest{c.name, c.words}, func(item any) error {
 			got += item.(sdk.Reason).Text
 			return nil
 		})
@@ -70,7 +72,10 @@ func TestTellPlugin(t *testing.T) {
 			t.Errorf("%s %.20q: %q %v", c.name, c.words, got, err)
 		}
 	}
-	err := tellPlugin(t.Context(), nil, states, tellRequest{"x", []string{"a"}}, nil)
+	if raised != 1 {
+		t.Errorf("%d alerts", raised)
+	}
+	err := tellPlugin(t.Context(), nil, states, nil, tellRequest{"x", []string{"a"}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "no plugin is configured") {
 		t.Error(err)
 	}
