@@ -119,6 +119,13 @@ func BenchmarkTenNoOps(b *testing.B) {
 	}
 	q := messageOf(lines(4 << 10))
 	times := make([]time.Duration, 0, b.N)
+	cpu := func() (d time.Duration) {
+		for _, p := range plugins {
+			d += cpuOf(b, p.describe().PID)
+		}
+		return d
+	}
+	own, its := ownCPU(), cpu()
 	b.ResetTimer()
 	for range b.N {
 		start := time.Now()
@@ -135,5 +142,8 @@ func BenchmarkTenNoOps(b *testing.B) {
 	}
 	b.StopTimer()
 	slices.Sort(times)
+	own, its = ownCPU()-own, cpu()-its
+	b.ReportMetric(float64(own.Microseconds())/float64(b.N), "host-cpu-us/op")
+	b.ReportMetric(float64((own+its).Microseconds())/float64(b.N), "cpu-us/op")
 	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "p50-us")
 }

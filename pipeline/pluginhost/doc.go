@@ -50,12 +50,32 @@
 // A plugin's socket has to be a unix socket in the directory that we made: a TCP port is open to everybody on the
 // machine, and another path may be somebody else's socket.
 //
+// # Reload
+//
+// Host.Reload is all or nothing: new versions start first, beside the old ones where both allow it (Manifest.Overlap), and
+// if one does not start nothing has changed. Old versions answer messages that began with them, until nobody has asked for
+// Options.Linger; who asks later is led to the successor. See reload.go.
+//
+// # Breaker and canary
+//
+// A plugin that fails always is not waited for (breaker.go); a second version can be asked about a share of the mail, and is given
+// up by itself (canary.go).
+//
+// # What encloses a plugin
+//
+// Always: a process group, the parent's death, no_new_privs, an environment made from nothing, no core files, 4096 descriptors, files
+// of 1 GiB, `memory` of data. With Landlock: files (its program, the system's, its own directories); from version 6 on signals and
+// abstract unix sockets of others. With plugin_user: everything that a user of its own means, unix sockets in the file system
+// included, and 1024 processes and threads of that user together (RLIMIT_NPROC counts a user's, so that it means nothing
+// without). Where the system has delegated a cgroup of version 2 to us (systemd: Delegate=yes): memory.max and pids.max for each
+// plugin, and cgroup.kill, which no child escapes. Missing says what a system lacks.
+//
 // # What is missing
 //
-// The processes run as the server's user: `plugin_user` is not there yet. Landlock does not keep a plugin from
-// connecting to unix sockets that this user may open; our own for administration turns plugins away by itself
-// (cmd/internal/control). Children of a plugin are killed with its process group, those that left the group by the
-// TMPDIR in their environment; if the server itself is killed the kernel ends the plugin's first process and the
-// next start its children. A child that hides its TMPDIR lives on. There is no limit on the number of processes or on
-// processor time. A script is run by name after its digest was checked.
+// As the server's user a plugin can connect to unix sockets in the file system that this user may open; our own for administration
+// turns plugins away by itself (cmd/internal/control). Without a cgroup, children of a plugin are killed with its process group, and those that left the
+// group by the TMPDIR in their environment; if the server itself is killed the kernel ends the plugin's first process and the
+// next start its children; a child that hides its TMPDIR lives on. RLIMIT_CPU is not used: it is a sum over the months that a plugin
+// lives. The network is free. TMPDIR is on the system's disk: one file has 1 GiB at most, but there may be many. A script is run by name after its
+// digest was checked.
 package pluginhost

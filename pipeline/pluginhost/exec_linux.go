@@ -109,6 +109,10 @@ func (s *execSpec) limit() error {
 	return nil
 }
 
+func noCgroups(why error) string {
+	return "plugins have no cgroups of their own, which would bound what all of a plugin's processes take together: " + why.Error()
+}
+
 // Missing lists in plain words what this system lacks of a plugin's enclosure (RULES C4), for
 // `sluice check` and the start of the server. ownUser says that plugins have a user of their own.
 func Missing(ownUser bool) []string {

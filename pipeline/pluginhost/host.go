@@ -46,6 +46,8 @@ type Options struct {
 	// Alert hears of what the administrator should know soon: a breaker that opened, a canary that was given up. It
 	// must not wait. nil: the log alone.
 	Alert func(plugin string, a sdk.Alert)
+
+	groups *cgroups // of tests; nil: what the system has delegated
 }
 
 func (o *Options) setDefaults() {
@@ -84,6 +86,7 @@ type Host struct {
 	options Options
 	threads *starter
 	buffers *pool
+	groups  *cgroups     // nil: none
 	shadow  atomic.Int64 // octets of content that shadow questions hold
 
 	ctx     context.Context // of everything that runs
@@ -139,7 +142,13 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go h.startProcesses(h.ctx)
 	if len(configs) > 0 {
-		for _, what := range Missing(h.options.User != nil) {
+		missing := Missing(h.options.User != nil)
+		if h.groups = h.options.groups; h.groups == nil {
+			if h.groups, err = openCgroups(); err != nil {
+				missing = append(missing, noCgroups(err))
+			}
+		}
+		for _, what := range missing {
 			h.options.Logger.Info("plugins are less enclosed than they could be", "why", what)
 		}
 	}

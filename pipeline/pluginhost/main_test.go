@@ -243,9 +243,12 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		err = f.Truncate(2 << 30)
 		_, err2 := f.WriteAt([]byte("x"), 1<<30)
 		return sdk.Verdict{Reasons: []sdk.Reason{{Symbol: "FILL", Text: fmt.Sprint(err, err2)}}}, nil
-	case "fork", "daemon":
+	case "fork", "daemon", "hidden":
 		child := exec.Command("/bin/sleep", "1000")
-		child.SysProcAttr = &syscall.SysProcAttr{Setsid: command == "daemon"}
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: command != "fork"}
+		if command == "hidden" {
+			child.Env = []string{"A=b"}
+		}
 		err := child.Start()
 		return sdk.Verdict{Tags: map[string]string{"pid": fmt.Sprint(child.Process.Pid)}}, err
 	default:

@@ -30,6 +30,8 @@ type runner struct {
 	socketDir string
 	threads   *starter
 	output    *output
+	group     *cgroup  // nil: none
+	groupDir  *os.File // until the start
 
 	stdout, stderr *io.PipeReader // go-plugin's ends
 	hostEnd        *os.File       // the plugin's standard input: ends when we do
@@ -62,8 +64,12 @@ func (r *runner) Start(ctx context.Context) error {
 	}
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = stdin, outW, errW
 	err = r.threads.do(ctx, r.cmd.Start)
+	if r.groupDir != nil {
+		_ = r.groupDir.Close()
+	}
 	_, _, _ = stdin.Close(), outW.Close(), errW.Close()
 	if err != nil {
+		r.group.end()
 		return errors.Join(err, hostEnd.Close(), outR.Close(), errR.Close())
 	}
 	r.mu.Lock()
@@ -117,6 +123,7 @@ func (r *runner) reap(outR, errR *os.File, reading *sync.WaitGroup, closePipes f
 	}
 	_ = unix.Kill(-r.pid, unix.SIGKILL)
 	err := r.cmd.Wait()
+	r.group.end()
 	r.mu.Lock()
 	r.reaped = true
 	r.status = "exit status 0"

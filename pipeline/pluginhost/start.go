@@ -30,6 +30,8 @@ type launch struct {
 	options  *Options
 	threads  *starter
 	buffers  *pool
+	groups   *cgroups
+	role     string // ".cell", ".canary"
 	log      *slog.Logger
 	stateDir string
 	dir      string // working directory, the configuration's
@@ -78,7 +80,14 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 			if err != nil {
 				return nil, errors.Join(err, os.RemoveAll(socketDir))
 			}
-			started.Store(newRunner(wrapped, socketDir, l.threads, out))
+			run := newRunner(wrapped, socketDir, l.threads, out)
+			if l.groups != nil {
+				if run.group, run.groupDir, err = l.groups.make(l.config.Name+l.role, int64(l.config.Memory)); err != nil {
+					return nil, errors.Join(err, os.RemoveAll(socketDir))
+				}
+				wrapped.SysProcAttr.UseCgroupFD, wrapped.SysProcAttr.CgroupFD = true, int(run.groupDir.Fd())
+			}
+			started.Store(run)
 			return started.Load(), nil
 		},
 	})
