@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/mime"
@@ -101,11 +102,14 @@ func (m *Message) Front(raw []byte) {
 }
 
 // Versions returns the different versions of the message and, for each
-// recipient, the index of its own.
+// recipient, the index of its own; -1 where every hop discards it.
 func (m *Message) Versions() (versions []*Version, of []int) {
 	of = make([]int, len(m.Recipients))
 	for i, r := range m.Recipients {
 		of[i] = -1
+		if r.discarded() {
+			continue
+		}
 		for k, v := range versions {
 			if v == r.Version {
 				of[i] = k
@@ -117,6 +121,11 @@ func (m *Message) Versions() (versions []*Version, of []int) {
 		}
 	}
 	return versions, of
+}
+
+// discarded reports whether all that is left to do for a recipient is to say so.
+func (r *Recipient) discarded() bool {
+	return len(r.Hops) > 0 && !slices.ContainsFunc(r.Hops, func(h Hop) bool { return h.Kind != HopDiscard })
 }
 
 // Open returns the octets of a version: what plugins are asked about, and what

@@ -241,6 +241,14 @@ func TestBodiesOfWhatIsNotCommitted(t *testing.T) {
 	if err := r.queue.Commit(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
+	// A body that only those get who get nothing is not kept.
+	if m, _, err = changed(r.store, "unwanted", large, r.mailbox(), pipeline.Hop{Kind: pipeline.HopDiscard}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.queue.Commit(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	m.Discard()
 	// A record that is too large is refused when the files are durable already.
 	if m, _, err = changed(r.store, "too large", large, r.mailbox(), r.mailbox()); err != nil {
 		t.Fatal(err)
