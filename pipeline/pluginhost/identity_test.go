@@ -101,7 +101,7 @@ func processesOf(t *testing.T, uid int) (n int) {
 
 // TestGreed: DRILLS E6.7: a plugin that wants 10 GB dies of it alone; one that fills /tmp stops at 1 GiB.
 func TestGreed(t *testing.T) {
-	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Timeout, c.Memory = units.Of(20*time.Second), 256<<20 })
+	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Timeout, c.Memory = units.Of(20*time.Second), 1<<30 })
 	h.ready(t)
 	v, kind := h.ask(t, message("do: fill\r\n\r\n"))
 	if kind != "" || strings.Count(v.Reasons[0].Text, "file too large") != 2 {
