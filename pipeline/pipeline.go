@@ -8,7 +8,9 @@
 // are per recipient (RULES A2) and are folded into SMTP's one reply by RULES A3.
 // The octets that arrived never change (RULES A4).
 //
-// Start reading at Pipeline.Submit. The stages live in the directories of their
+// A connection and an envelope are asked about first, by Connect, Sender and Recipient
+// (phases.go): what they refuse is refused at once, what they think stays with the session
+// or the message. Then start reading at Pipeline.Submit. The stages live in the directories of their
 // names; cmd/sluice/serve.go puts them together.
 package pipeline
 

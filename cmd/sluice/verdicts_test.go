@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,7 +45,14 @@ func (s script) Ask(_ context.Context, q *pipeline.Question) (sdk.Verdict, error
 
 // arrive takes a message through the anti-spam and anti-virus of the product, with one plugin in
 // each, and returns what became of its recipient.
-func arrive(t *testing.T, spam, virus script, onInfected sdk.Action) (sdk.Action, pipeline.Result) {
+func arrive(t *testing.T, spam, virus pipeline.Asker, onInfected sdk.Action) (sdk.Action, pipeline.Result) {
+	t.Helper()
+	action, result, _ := arriveAs(t, spam, virus, onInfected)
+	return action, result
+}
+
+// arriveAs is arrive that returns what was committed too.
+func arriveAs(t *testing.T, spam, virus pipeline.Asker, onInfected sdk.Action) (sdk.Action, pipeline.Result, string) {
 	t.Helper()
 	blobs, err := blob.Open(vfs.NewMem(), "blob", blob.NewBudget(1<<20), 64<<10, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -78,7 +86,44 @@ func arrive(t *testing.T, spam, virus script, onInfected sdk.Action) (sdk.Action
 		t.Fatal(err)
 	}
 	result := p.Submit(ctx, m)
-	return m.Recipients[0].Opinion.Action, result
+	return m.Recipients[0].Opinion.Action, result, r.committed
+}
+
+// breaks is a script that fails in one phase.
+type breaks struct {
+	script
+	at sdk.Phase
+}
+
+func (b breaks) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, error) {
+	if q.Phase == b.at {
+		return sdk.Verdict{}, &pipeline.Failure{Kind: pipeline.FailTimeout, Err: errors.New("x")}
+	}
+	return b.script.Ask(ctx, q)
+}
+
+// gatekeeper is a script that is asked before the content alone.
+type gatekeeper struct{ script }
+
+func (gatekeeper) Manifest() sdk.Manifest {
+	return sdk.Manifest{Name: "gatekeeper", Phases: []sdk.Phase{sdk.PhaseConnect}}
+}
+
+// TestWhatThePhasesLeaveInTheMessage: the score of all phases, also where nobody was asked about the
+// content, and a field for each that was let through without an opinion.
+func TestWhatThePhasesLeaveInTheMessage(t *testing.T) {
+	nobody := script{}
+	_, _, text := arriveAs(t, gatekeeper{script{sdk.PhaseConnect: {Score: 3}}}, nobody, sdk.Reject)
+	if !strings.HasPrefix(text, "X-Sluice-Score: 3\r\n") {
+		t.Errorf("scored at connect alone: %q", text)
+	}
+	for _, phase := range []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient} {
+		spam := breaks{script{sdk.PhaseConnect: {}, sdk.PhaseSender: {}, sdk.PhaseRecipient: {}}, phase}
+		_, result, text := arriveAs(t, spam, nobody, sdk.Reject)
+		if !result.Committed || strings.Count(text, "X-Sluice-Unscanned: anti-spam; plugin=script; failure=timeout;") != 1 || !strings.Contains(text, "phase="+string(phase)+"\r\n") {
+			t.Errorf("failed at %s: %v, %q", phase, result.Reply, text)
+		}
+	}
 }
 
 var points = regexp.MustCompile(`-?[0-9]+(\.[0-9]+)?`)

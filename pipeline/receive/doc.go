@@ -9,6 +9,8 @@
 //   - The octets that are spooled are those that came, without the dots of transparency, and, from our own people and by
 //     LMTP, with bare LF made CRLF (RULES A5). What receive adds (Received; Date and Message-ID for submission) and takes
 //     away (Return-Path; Bcc for submission) are changes of the message's version, not of its octets.
+//   - Plugins that want to be are asked before the greeting, at MAIL and at RCPT, by the pipeline, and their opinion about the
+//     connection stays with it until it ends. Where no plugin wants to be, nothing is asked, waited for or kept.
 //   - Commands are taken in RFC 5321's order. Replies have enhanced codes (RFC 2034) and never the text of an inner error.
 //   - Every read and write has a deadline, every line, header, message, recipient list and connection a limit. A
 //     connection takes about 16 KiB, most of it the library's two buffers and a goroutine's stack, and some 14 more under
