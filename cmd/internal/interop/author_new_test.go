@@ -1,0 +1,93 @@
+package interop
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func asExit(err error, exit **exec.ExitError) bool { return errors.As(err, exit) }
+
+// withoutModules hides what npm has made beside an example.
+type withoutModules struct{ fs.FS }
+
+func (w withoutModules) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(w.FS, name)
+	var kept []fs.DirEntry
+	for _, e := range entries {
+		if path.Base(e.Name()) != "node_modules" {
+			kept = append(kept, e)
+		}
+	}
+	return kept, err
+}
+
+// TestAuthorNew: what `sluice plugin new` writes builds, passes its own test, and passes the check, away from this repository.
+func TestAuthorNew(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(t *testing.T, lang string) string {
+		dir := filepath.Join(t.TempDir(), "made")
+		out := mustIn(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, "--sluice", root, "my-"+lang)
+		if !strings.Contains(out, "sluice plugin check") {
+			t.Errorf("it does not say what comes next:\n%s", out)
+		}
+		for _, name := range []string{"README.md", "plugin.toml"} {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil || !strings.Contains(string(text), "my-"+lang) || strings.Contains(string(text), "../..") || strings.Contains(string(text), "scanner.") {
+				t.Errorf("%s: %v\n%s", name, err, text)
+			}
+		}
+		again, err := in(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, "my-"+lang)
+		if exitStatus(err) != 1 || !strings.Contains(again, "is there already") {
+			t.Errorf("it writes over what is there: %v %s", err, again)
+		}
+		return dir
+	}
+	t.Run("go", func(t *testing.T) {
+		dir := write(t, "go")
+		t.Setenv("GOPROXY", "off") // it builds without any network
+		t.Setenv("GOFLAGS", "-mod=readonly")
+		mustIn(t, dir, 2*time.Minute, "env", "HOME="+os.Getenv("HOME"), "go", "build")
+		mustIn(t, dir, 2*time.Minute, "env", "HOME="+os.Getenv("HOME"), "go", "test")
+		passesCheck(t, dir, "--quick")
+	})
+	t.Run("python", func(t *testing.T) {
+		needPython(t)
+		dir := write(t, "python")
+		mustIn(t, dir, time.Minute, debianPython, "-m", "unittest")
+		passesCheck(t, dir, "--quick")
+	})
+	t.Run("javascript", func(t *testing.T) {
+		installed := javascriptPath(t)
+		dir := write(t, "javascript")
+		if err := os.Rename(filepath.Join(installed, "node_modules"), filepath.Join(dir, "node_modules")); err != nil { // npm ci once is enough
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Rename(filepath.Join(dir, "node_modules"), filepath.Join(installed, "node_modules")) }()
+		mustIn(t, dir, time.Minute, "npm", "test")
+		passesCheck(t, dir, "--quick")
+	})
+	t.Run("usage", func(t *testing.T) {
+		dir := t.TempDir()
+		for _, args := range [][]string{{"--lang", "cobol", "x"}, {"x"}, {"--lang", "go", "Not-A-Name"}, {"--lang", "go"}, {"--lang", "go", "--sluice", dir, "x"}} {
+			if out, err := in(t, dir, time.Minute, append([]string{sluicePath(t), "plugin", "new"}, args...)...); exitStatus(err) != 2 {
+				t.Errorf("new %q: %v %s", args, err, out)
+			}
+		}
+		// Without Sluice's source go.mod says what to fill in.
+		out := mustIn(t, dir, time.Minute, sluicePath(t), "plugin", "new", "--lang", "go", "far-away")
+		mod, err := os.ReadFile(filepath.Join(dir, "far-away", "go.mod"))
+		if err != nil || !strings.Contains(string(mod), "replace github.com/sluicemail/sluice =>") || !strings.Contains(out, "go mod tidy") {
+			t.Errorf("%v\n%s\n%s", err, mod, out)
+		}
+	})
+}
