@@ -169,7 +169,7 @@ func newListenerReport(name string, l *config.Listener) listenerReport {
 		Name: name, Protocol: l.Protocol, Address: l.Address, TLS: l.TLS, Pipeline: l.Pipeline, Login: "under TLS only",
 	}
 	switch {
-	case l.Protocol == "smtp" || l.Protocol == "lmtp":
+	case l.Protocol == "smtp" || l.Protocol == "lmtp" || l.Protocol == "admin":
 		r.Login = "none"
 	case l.AllowPlain:
 		r.Login = "also without TLS"

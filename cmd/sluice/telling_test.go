@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/pipeline/events"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/sdk"
@@ -97,6 +99,27 @@ func TestWithoutServer(t *testing.T) {
 		code, out, problem := sluice(t, "", append(c.args, "--config", path)...)
 		if code != c.code || out != "" || !strings.Contains(problem, c.want) {
 			t.Errorf("%q: %d %q %q", c.args, code, out, problem)
+		}
+	}
+}
+
+// TestCheckAdmin: check says that nobody logs in for the metrics.
+func TestCheckAdmin(t *testing.T) {
+	path := writeConfig(t, testConfig+"[listener.numbers]\nprotocol = \"admin\"\naddress = \"127.0.0.1:0\"\n")
+	code, out, problem := sluice(t, "", "check", "--config", path)
+	if code != exitDone || !strings.Contains(out, "login none") || strings.Contains(strings.SplitAfter(out, "numbers")[1], "under TLS only") {
+		t.Errorf("%d %s %s", code, out, problem)
+	}
+}
+
+// BenchmarkEventNobodyWants is what a delivery pays for events when no plugin is configured.
+func BenchmarkEventNobodyWants(b *testing.B) {
+	s := &server{config: config.Default(), plugins: pluginhost.New(pluginhost.Options{Logger: slog.New(slog.DiscardHandler)})}
+	sink := events.NewSink(events.SinkOptions{Plugins: s.livePlugins})
+	b.ReportAllocs()
+	for b.Loop() {
+		if sink.Wants(sdk.EventDelivered) {
+			b.Fatal("somebody wants it")
 		}
 	}
 }
