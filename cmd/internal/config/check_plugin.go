@@ -12,7 +12,11 @@ import (
 )
 
 // Builtins are the plugins inside this program, which `sluice plugin run NAME` runs.
-func Builtins() []string { return []string{"eicar", "gtube"} }
+func Builtins() []string {
+	return []string{
+		"attachments", "bayes", "clamav", "dnsbl", "eicar", "greylist", "gtube", "icap", "milter", "ratelimit", "rspamd", "spamassassin",
+	}
+}
 
 // validateStages lets each stage look at its own table.
 func (c *Config) validateStages(name string, p *Pipeline) {
@@ -49,6 +53,9 @@ func (c *Config) checkUsers() {
 
 func (c *Config) checkPlugins(builtins []string) {
 	c.checkUsers()
+	if n := c.Shadow; (n < 1<<20 || n > 1<<40) && !c.src.isBad("shadow_memory") {
+		c.src.errorf(keys("shadow_memory"), "%s, expected 1MB or more", n)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plugin)) {
 		c.checkPlugin(name, c.Plugin[name], builtins)
 	}

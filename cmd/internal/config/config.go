@@ -21,6 +21,7 @@ type Config struct {
 	PluginUser  string     `toml:"plugin_user" doc:"started as root, run plugins as this user, who cannot reach what is the server's; empty: as the server's own user"`
 	Postmaster  string     `toml:"postmaster" doc:"where mail for <Postmaster> without a domain goes; empty: postmaster at the only domain"`
 	MaxBuffered units.Size `toml:"max_buffered" doc:"memory for message content of all transactions together; beyond it content goes to files"`
+	Shadow      units.Size `toml:"shadow_memory" doc:"memory for message content that waits for plugins in shadow mode, all together; what does not fit is not asked about, and counted as busy"`
 	MinFree     units.Size `toml:"min_free" doc:"refuse new mail when the disk has less left; 0: 1 GiB or four memtables, whichever is more"`
 
 	TLS      TLS                           `toml:"tls" doc:"the certificate that listeners show; without this table one is made in data_dir, signed by itself"`
@@ -97,6 +98,7 @@ func Default() *Config {
 	return &Config{
 		DataDir:     "data",
 		MaxBuffered: 64 * units.MB,
+		Shadow:      16 * units.MB,
 		Log:         Log{Level: "info", Format: "text"},
 		DNS:         resolver.DefaultConfig(),
 		Storage:     storage.DefaultConfig(),
