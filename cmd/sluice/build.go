@@ -100,7 +100,7 @@ func newHost(c *config.Config, logger *slog.Logger, alert func(string, sdk.Alert
 		return nil, err
 	}
 	return pluginhost.New(pluginhost.Options{
-		User:    as,
+		User: as, ShadowMemory: c.Shadow.Int64(),
 		Version: version, Dir: dir, StateDir: filepath.Join(c.DataDir, "plugin"), Builtins: builtinNames(), Logger: logger, Alert: alert,
 	}), nil
 }

@@ -96,8 +96,8 @@ func (s *server) fixed(c *config.Config) string {
 		return "hostname"
 	case old.DataDir != c.DataDir || old.User != c.User || old.PluginUser != c.PluginUser:
 		return "data_dir, user or plugin_user"
-	case old.MaxBuffered != c.MaxBuffered || old.MinFree != c.MinFree:
-		return "max_buffered or min_free"
+	case old.MaxBuffered != c.MaxBuffered || old.MinFree != c.MinFree || old.Shadow != c.Shadow:
+		return "max_buffered, min_free or shadow_memory"
 	case !same(old.Storage, c.Storage):
 		return "[storage]"
 	case !same(old.Login, c.Login):

@@ -403,6 +403,32 @@ func TestShadow(t *testing.T) {
 	}
 }
 
+// TestShadowMemory: large content is copied as long as the budget of all plugins together has room, and given back.
+func TestShadowMemory(t *testing.T) {
+	h := newHarness(t, "plain", func(c *Config, o *Options) { c.Mode, o.ShadowMemory = Shadow, 10<<20 })
+	slow := append([]byte("do: sleep 200ms\r\n\r\n"), make([]byte, 6<<20)...)
+	h.ready(t)
+	outcomes := make(chan float64, 3)
+	record := func(v sdk.Verdict, _ time.Duration, err error) {
+		if kindOf(err) == Busy {
+			v.Score = -1
+		}
+		outcomes <- v.Score
+	}
+	h.Observe(messageOf(make([]byte, 11<<20)), record)
+	if n := <-outcomes; n != -1 {
+		t.Errorf("more than the budget: %v", n)
+	}
+	for range 3 { // again and again: it is given back
+		h.Observe(messageOf(slow), record)
+		h.Observe(messageOf(slow), record)
+		if a, b := <-outcomes, <-outcomes; a != -1 || b != 1 {
+			t.Errorf("%v %v, expected the second to be dropped", a, b)
+		}
+		eventually(t, "the memory is given back", time.Second, func() bool { return h.host.shadow.Load() == 0 })
+	}
+}
+
 func TestOff(t *testing.T) {
 	h := newHarness(t, "exits", func(c *Config, _ *Options) { c.Mode = Off })
 	h.ready(t)
