@@ -42,7 +42,7 @@ type question struct {
 	id      uint64
 	phase   wire.Phase
 	to      map[string]bool // recipients
-	body    int64           // octets of Body frames so far
+	body    newBody
 	answers int
 }
 
@@ -209,9 +209,6 @@ func (l *lane) frame(f *wire.PluginFrame) {
 	defer l.mu.Unlock()
 	q := &l.current
 	if b := f.GetBody(); b != nil {
-		if b.GetId() == q.id {
-			q.body += int64(len(b.GetData()))
-		}
 		l.r.seen.body(b, q)
 		return
 	}
@@ -388,8 +385,7 @@ func (l *lane) contents(phase wire.Phase, m *message) error {
 			}
 		}
 		if d.GetParsed() && !l.answered() {
-			parsed := &wire.Parsed{Id: l.id, Parts: m.parsed.GetParts(), Urls: m.parsed.GetUrls(), Truncated: m.parsed.GetTruncated()}
-			if err := l.send(&wire.HostFrame{Frame: &wire.HostFrame_Parsed{Parsed: parsed}}); err != nil {
+			if err := l.send(&wire.HostFrame{Frame: &wire.HostFrame_Parsed{Parsed: m.parsed(l.id)}}); err != nil {
 				return err
 			}
 		}

@@ -65,7 +65,6 @@ func runTestPlugin(name string) {
 type testPlugin struct {
 	name      string
 	described int
-	leak      [][]byte
 }
 
 func (p *testPlugin) Describe() sdk.Manifest {
@@ -114,24 +113,10 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 			return first
 		}
 		return err
-	case "lock":
-		lock, err := os.OpenFile(s.StateDir+"/lock", os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil && time.Since(modified(s.StateDir+"/lock")) > 3*time.Second { // forgives what was there for a moment
-			return err
-		}
-		_ = lock
 	case "picky":
 		return &sdk.SettingError{Key: "word", Problem: "is not polite"}
 	}
 	return s.Decode(&settings)
-}
-
-func modified(name string) time.Time {
-	info, err := os.Stat(name)
-	if err != nil {
-		return time.Now()
-	}
-	return info.ModTime()
 }
 
 func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
@@ -146,9 +131,6 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 	}
 	seen, err := look(m.Content)
 	if err != nil {
-		if p.name == "deaf-cancel" {
-			time.Sleep(3 * time.Second)
-		}
 		return sdk.Verdict{}, err
 	}
 	switch p.name {
@@ -164,23 +146,8 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		if seen.octets == 0 {
 			os.Exit(9)
 		}
-	case "deep":
-		if seen.octets > 400<<10 && seen.octets < 1<<20 {
-			time.Sleep(4 * time.Second)
-		}
-	case "hoards":
-		if m.Size > 40<<20 {
-			p.leak = append(p.leak, make([]byte, 100<<20))
-			for i := range p.leak[0] {
-				p.leak[0][i] = 1
-			}
-		}
 	case "infinite":
 		return sdk.Verdict{Score: math.Inf(1)}, nil
-	case "no-recipient":
-		return sdk.Verdict{Recipients: []sdk.RecipientVerdict{{Recipient: "nobody@example.test"}}}, nil
-	case "reply":
-		return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 250, Text: "fine"}}, nil
 	case "unannounced":
 		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.RemoveField, Name: "Subject"}}}, nil
 	case "good":

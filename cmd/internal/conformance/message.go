@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/sluicemail/sluice/pipeline/parse"
 	"github.com/sluicemail/sluice/sdk/wire"
 )
 
@@ -17,7 +18,7 @@ type message struct {
 	size       int64  // of header and body
 	body       func() io.Reader
 	recipients int
-	parsed     *wire.Parsed
+	parsed     func(id uint64) *wire.Parsed
 	chunk      int // octets a chunk; 0: as the server does
 }
 
@@ -51,14 +52,11 @@ func octets(what string, all []byte) *message {
 	body := all[n:]
 	return &message{
 		what: what, header: all[:n], size: int64(len(all)), recipients: 1,
-		body:   func() io.Reader { return bytes.NewReader(body) },
-		parsed: &wire.Parsed{Parts: []*wire.Part{leaf(int64(n), body)}},
+		body: func() io.Reader { return bytes.NewReader(body) },
+		parsed: func(id uint64) *wire.Parsed {
+			return wire.ToParsed(id, parse.Parse(bytes.NewReader(all), int64(len(all))))
+		},
 	}
-}
-
-func leaf(offset int64, body []byte) *wire.Part {
-	text := strings.ToValidUTF8(string(body[:min(len(body), 1<<20)]), "\uFFFD")
-	return &wire.Part{Parent: -1, Type: "text/plain", Charset: "utf-8", Offset: offset, Length: int64(len(body)), Text: text}
 }
 
 const plainHeader = "From: Ann Author <ann@example.org>\nTo: alice@example.test\nSubject: Lunch\n" +
@@ -105,10 +103,7 @@ func nested(depth int) *message {
 		fmt.Fprintf(&b, "--b%d\r\nContent-Type: multipart/mixed; boundary=b%d\r\n\r\n", i, i+1)
 	}
 	m := octets(fmt.Sprintf("a message with parts %d deep", depth), b.Bytes())
-	m.name, m.parsed = "a message with very deep parts", &wire.Parsed{Truncated: true}
-	for i := range int32(50) {
-		m.parsed.Parts = append(m.parsed.Parts, &wire.Part{Parent: i - 1, Section: strings.TrimPrefix(strings.Repeat(".1", int(i)), "."), Type: "multipart/mixed"})
-	}
+	m.name = "a message with very deep parts"
 	return m
 }
 
@@ -117,23 +112,22 @@ func manyParts(n int) *message {
 	head := "From: a@example.org\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
 	m := octets(fmt.Sprintf("a message with %d parts", n), []byte(head+strings.Repeat("--b\r\n\r\nx\r\n", n)+"--b--\r\n"))
 	m.name = "a message with very many parts"
-	m.parsed = &wire.Parsed{Truncated: true, Parts: []*wire.Part{{Parent: -1, Type: "multipart/mixed", Offset: int64(len(head))}}}
-	for i := range 999 {
-		m.parsed.Parts = append(m.parsed.Parts, &wire.Part{Section: fmt.Sprint(i + 1), Type: "text/plain", Offset: int64(len(head) + 10*i + 7), Length: 1, Text: "x"})
-	}
 	return m
 }
 
 // large is a message of so many octets that needs no memory here.
 func large(size int64) *message {
-	line := strings.Repeat("VGhpcyBpcyBhIGxhcmdlIG1lc3NhZ2UsIGFuZCBub2JvZHkgd2FudHMgdG8gcmVhZCBpdC4g", 1) + "\r\n"
+	const line = "VGhpcyBpcyBhIGxhcmdlIG1lc3NhZ2UsIGFuZCBub2JvZHkgd2FudHMgdG8gcmVhZCBpdC4g\r\n"
 	m := mail(fmt.Sprintf("a message of %d MB", size>>20), plainHeader)
 	m.size = size
 	head := int64(len(m.header))
 	m.body = func() io.Reader {
 		return io.LimitReader(&repeater{text: []byte(strings.Repeat(line, 1000))}, size-head)
 	}
-	m.parsed = &wire.Parsed{Truncated: true, Parts: []*wire.Part{{Parent: -1, Type: "text/plain", Offset: head, Length: size - head, Text: strings.Repeat(line, 10000)}}}
+	m.parsed = func(id uint64) *wire.Parsed { // as the core's parse has it: 1 MiB of text
+		text := strings.Repeat(line, 1<<20/len(line))
+		return &wire.Parsed{Id: id, Truncated: true, Parts: []*wire.Part{{Parent: -1, Type: "text/plain", Offset: head, Length: size - head, Text: text}}}
+	}
 	return m
 }
 

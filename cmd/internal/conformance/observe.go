@@ -55,12 +55,35 @@ func (o *observer) tooLarge(err error) {
 	}
 }
 
-func (o *observer) body(b *wire.Body, q *question) {
+// newBody is what has come of Body frames.
+type newBody struct {
+	frames int
+	octets int64
+	cr     bool // the last octet was CR
+	bareCR bool
+}
+
+// maxBody is the default of max_size, in octets.
+const maxBody = 50 << 20
+
+func (o *observer) body(f *wire.Body, q *question) {
+	if f.GetId() != q.id {
+		return // late: ignored
+	}
+	b, data := &q.body, f.GetData()
+	for _, octet := range data {
+		b.bareCR = b.bareCR || b.cr && octet != '\n'
+		b.cr = octet == '\r'
+	}
+	b.frames++
+	b.octets += int64(len(data))
 	switch {
-	case len(b.GetData()) > wire.MaxChunk:
-		o.fault(checkVerdict, "a Body frame of %d octets, more than %d", len(b.GetData()), wire.MaxChunk)
-	case b.GetId() == q.id && q.answers > 0:
+	case len(data) > wire.MaxChunk:
+		o.fault(checkVerdict, "a Body frame of %d octets, more than %d", len(data), wire.MaxChunk)
+	case q.answers > 0:
 		o.fault(checkVerdict, "a Body frame after the answer to question %d", q.id)
+	case b.octets > maxBody:
+		o.fault(checkVerdict, "a new body of more than %d MB", maxBody>>20)
 	}
 }
 
@@ -106,6 +129,9 @@ func checkAnswer(v *wire.Verdict, q *question) error {
 			return fmt.Errorf("the tag %.40q is too long or has control characters", name)
 		}
 	}
+	if len(v.GetAlerts()) > 20 {
+		return fmt.Errorf("%d alerts, more than 20", len(v.GetAlerts()))
+	}
 	for _, a := range v.GetAlerts() {
 		if bad(a.GetKey(), 200, false) || bad(a.GetText(), 2000, false) {
 			return fmt.Errorf("the alert %.40q is empty, too long or has control characters", a.GetKey())
@@ -125,11 +151,58 @@ func checkAnswer(v *wire.Verdict, q *question) error {
 			return fmt.Errorf("for %.80q: %w", to, err)
 		}
 	}
+	return errors.Join(checkBody(v, q), checkRoutes(v, q))
+}
+
+// checkBody holds Body frames and changes of the body against each other (section 3, rule 11).
+func checkBody(v *wire.Verdict, q *question) error {
 	replaces := slices.ContainsFunc(allChanges(v), func(c *wire.Change) bool { return c.GetKind() == wire.ChangeKind_CHANGE_KIND_REPLACE_BODY })
-	if q.body > 0 && !replaces {
+	switch {
+	case q.body.frames > 0 && !replaces:
 		return errors.New("Body frames before an answer that replaces no body")
+	case !replaces:
+		return nil
+	case q.body.frames == 0:
+		return errors.New("REPLACE_BODY without a Body frame")
+	case q.phase != wire.Phase_PHASE_CONTENT:
+		return errors.New("REPLACE_BODY in a phase that has no body to replace")
+	case q.body.bareCR || q.body.cr:
+		return errors.New("a new body with a bare CR")
 	}
 	return nil
+}
+
+// checkRoutes: a route counts in PHASE_ROUTE alone, and one recipient has no sender.
+func checkRoutes(v *wire.Verdict, q *question) error {
+	routes := []*wire.Route{v.GetRoute()}
+	for _, r := range v.GetRecipients() {
+		routes = append(routes, r.GetRoute())
+		for _, c := range r.GetChanges() {
+			if c.GetKind() == wire.ChangeKind_CHANGE_KIND_CHANGE_SENDER {
+				return errors.New("CHANGE_SENDER for one recipient")
+			}
+		}
+	}
+	for _, r := range routes {
+		if len(r.GetTo()) > 0 && q.phase != wire.Phase_PHASE_ROUTE {
+			return errors.New("a route in another phase than route")
+		}
+		if len(r.GetTo()) > 100 {
+			return fmt.Errorf("a route with %d addresses, more than 100", len(r.GetTo()))
+		}
+		for _, to := range r.GetTo() {
+			if !isAddress(to) {
+				return fmt.Errorf("the route %.80q, which is no address", to)
+			}
+		}
+	}
+	return nil
+}
+
+// isAddress: local part and domain, at most 320 octets, no control characters or angle brackets (section 11).
+func isAddress(s string) bool {
+	at := strings.LastIndexByte(s, '@')
+	return at > 0 && at < len(s)-1 && !bad(s, 320, false) && !strings.ContainsAny(s, "<>")
 }
 
 func checkOpinion(action wire.Action, score float64, reasons []*wire.Reason, detections []string, reply *wire.Reply, changes []*wire.Change) error {
@@ -190,10 +263,14 @@ func checkChange(c *wire.Change) error {
 			return fmt.Errorf("the value of %.80q is longer than 60,000 octets or has CR, LF or NUL", name)
 		}
 	case wire.ChangeKind_CHANGE_KIND_ADD_RECIPIENT, wire.ChangeKind_CHANGE_KIND_REMOVE_RECIPIENT:
-		if !strings.Contains(c.GetAddress(), "@") || bad(c.GetAddress(), 1000, false) {
+		if !isAddress(c.GetAddress()) {
 			return fmt.Errorf("%.80q is no address", c.GetAddress())
 		}
-	case wire.ChangeKind_CHANGE_KIND_REPLACE_BODY, wire.ChangeKind_CHANGE_KIND_CHANGE_SENDER:
+	case wire.ChangeKind_CHANGE_KIND_CHANGE_SENDER:
+		if c.GetAddress() != "" && !isAddress(c.GetAddress()) {
+			return fmt.Errorf("%.80q is no address", c.GetAddress())
+		}
+	case wire.ChangeKind_CHANGE_KIND_REPLACE_BODY:
 	default:
 		return fmt.Errorf("the kind of change %d, which there is not", c.GetKind())
 	}

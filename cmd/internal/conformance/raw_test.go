@@ -2,15 +2,13 @@ package conformance
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"fmt"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -26,10 +24,8 @@ import (
 type rawPlugin struct {
 	wire.UnimplementedPluginServer
 	grpc_health_v1.UnimplementedHealthServer
-	name  string
-	open  atomic.Int32
-	mu    sync.Mutex
-	resum bool
+	name string
+	open atomic.Int32
 }
 
 const rawLanes = 3
@@ -161,8 +157,6 @@ func (p *rawPlugin) finish(id uint64, stream wire.Plugin_LaneServer, answer func
 	case "wrong-id":
 		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{Id: id + 1, Result: &wire.Answer_Verdict{Verdict: &wire.Verdict{}}}}})
 		answer(&wire.Verdict{})
-	case "action":
-		answer(&wire.Verdict{Action: 42})
 	case "body":
 		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: &wire.Body{Id: id, Data: []byte("x")}}})
 		answer(&wire.Verdict{})
