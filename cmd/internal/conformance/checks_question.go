@@ -61,8 +61,13 @@ func questionChecks() []check {
 			},
 		})
 	}
-	return append(list,
-		check{
+	return append(list, loadChecks()...)
+}
+
+// loadChecks are about much at a time.
+func loadChecks() []check {
+	return []check{
+		{
 			name: "10,000 recipients", section: "3, flow control",
 			sent: "a question with 10,000 recipients (800 KB of envelope)", expected: "an answer in time",
 			skip: content,
@@ -72,22 +77,22 @@ func questionChecks() []check {
 				return r.askOnce(ctx, r.contentPhase(), m, nil)
 			},
 		},
-		check{
+		{
 			name: "large messages on every lane", section: "3, rule 3", limit: 45 * time.Second,
 			sent: "a message of 50 MB on every lane at once, and an ordinary one on each lane after it", expected: "answers in time, early or after the end, and lanes that go on",
 			skip: content, do: checkLarge,
 		},
-		check{
+		{
 			name: "all lanes at once", section: "3",
 			sent: "20 ordinary questions on each lane, all lanes at the same time, and events beside them", expected: "an answer to each in time",
 			do: checkLoad,
 		},
-		check{
+		{
 			name: "health", section: "1",
 			sent: "grpc.health.v1.Health/Check every 100 ms while all lanes are busy", expected: "any answer within 2 s",
 			skip: content, do: checkHealth,
 		},
-	)
+	}
 }
 
 // contentPhase is the phase in which the plugin is sent octets: content, or route.
