@@ -1,12 +1,14 @@
 package greylist
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicemail/sluice/plugins/internal/table"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -59,22 +61,32 @@ func (p *plugin) stats() (sdk.Verdict, error) {
 	), nil
 }
 
-// target returns the key of what was named, and how it reads.
-func (p *plugin) target(word string) (key, name string) {
+// target returns the key of what was named, and how it reads. A network wider than what counts as one
+// client has no key.
+func (p *plugin) target(word string) (key, name string, err error) {
 	if address, err := netip.ParseAddr(word); err == nil {
 		name = p.network(address).String()
-		return releasedKey(name), name
+		return releasedKey(name), name, nil
 	}
 	if network, err := netip.ParsePrefix(word); err == nil {
-		name = p.network(network.Addr()).String()
-		return releasedKey(name), name
+		own := p.network(network.Addr())
+		if network.Bits() < own.Bits() {
+			return "", "", fmt.Errorf("%s is wider than a client's network here, /%d: name it in exempt_clients", network, own.Bits())
+		}
+		return releasedKey(own.String()), own.String(), nil
 	}
 	name = strings.ToLower(strings.TrimPrefix(word, "@"))
-	return releasedKey(name), name
+	if name == "" { // the null sender's key
+		return "", "", errors.New(usage)
+	}
+	return releasedKey(name), name, nil
 }
 
 func (p *plugin) release(word string) (sdk.Verdict, error) {
-	key, name := p.target(word)
+	key, name, err := p.target(word)
+	if err != nil {
+		return say(err.Error()), nil
+	}
 	now := p.now()
 	if err := p.state.Update(key, func([]byte) []byte { return entry{kind: kindReleased, first: now, last: now}.encode() }); err != nil {
 		return sdk.Verdict{}, err
@@ -86,7 +98,10 @@ func (p *plugin) release(word string) (sdk.Verdict, error) {
 }
 
 func (p *plugin) forget(word string) (sdk.Verdict, error) {
-	key, name := p.target(word)
+	key, name, err := p.target(word)
+	if err != nil {
+		return say(err.Error()), nil
+	}
 	known := false
 	for _, k := range []string{key, p.networkKeyOf(word)} {
 		if k == "" {
@@ -132,22 +147,27 @@ func (p *plugin) sweeps() {
 }
 
 // sweep removes what has expired. If too much is left, triplets that wait go earlier, in
-// halves of their time: those that came back are worth more.
+// halves of their time, and then those that came back, which are worth more.
 func (p *plugin) sweep() {
 	p.counts.grown.Store(0)
 	now := p.now()
-	gone := func(value []byte) bool {
+	left, err := p.state.Sweep(p.stop, func(value []byte) bool {
 		e, ok := decode(value)
 		return !ok || p.expired(e, now)
-	}
-	left, err := p.state.Sweep(gone)
+	})
 	for wait := p.settings.MaxWait / 2; err == nil && left > p.settings.MaxEntries && wait > time.Minute; wait /= 2 {
-		left, err = p.state.Sweep(func(value []byte) bool {
+		left, err = p.state.Sweep(p.stop, func(value []byte) bool {
 			e, ok := decode(value)
 			return !ok || e.kind == kindWaiting && now.After(e.first.Add(wait))
 		})
 	}
-	if err != nil {
+	for keep := p.settings.Keep / 2; err == nil && left > p.settings.MaxEntries && keep > time.Minute; keep /= 2 {
+		left, err = p.state.Sweep(p.stop, func(value []byte) bool {
+			e, ok := decode(value)
+			return !ok || e.kind != kindReleased && now.After(e.last.Add(keep))
+		})
+	}
+	if err != nil && !errors.Is(err, table.ErrStopped) {
 		fmt.Printf("sweep of the greylist failed: %v\n", err)
 	}
 }

@@ -46,7 +46,7 @@ type Settings struct {
 	ExemptClients    []string      `config:"exempt_clients"`    // addresses, networks, and names or ".domain" of verified reverse names
 	ExemptSenders    []string      `config:"exempt_senders"`    // addresses or "@domain"
 	ExemptRecipients []string      `config:"exempt_recipients"` // addresses or "@domain"
-	MaxEntries       int           `config:"max_entries"`       // above it the oldest triplets that never came back go first
+	MaxEntries       int           `config:"max_entries"`       // above it the oldest go, triplets that never came back first
 	Text             string        `config:"text"`              // of the reply
 }
 
@@ -192,6 +192,9 @@ func (p *plugin) see(key string) (wait time.Duration, first bool, err error) {
 		case !known || p.expired(e, now):
 			wait = p.settings.Delay
 			p.grown()
+			return entry{kind: kindWaiting, first: now, last: now}.encode()
+		case e.kind == kindWaiting && e.first.After(now): // the clock went back: nobody waits longer for that
+			wait = p.settings.Delay
 			return entry{kind: kindWaiting, first: now, last: now}.encode()
 		case e.kind == kindWaiting && now.Before(e.first.Add(p.settings.Delay)):
 			wait = e.first.Add(p.settings.Delay).Sub(now)

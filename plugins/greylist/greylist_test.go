@@ -289,3 +289,58 @@ func BenchmarkAsk(b *testing.B) {
 		}
 	}
 }
+
+// TestClockGoesBack: who has been asked to wait does not wait for the clock to catch up.
+func TestClockGoesBack(t *testing.T) {
+	c := start(t, nil)
+	m := rcpt("192.0.2.1", "a@example.org", "alice@example.test")
+	c.ask(m)
+	c.at = c.at.Add(-30 * 24 * time.Hour)
+	if got := c.ask(m); got != sdk.Defer {
+		t.Errorf("%v", got)
+	}
+	c.at = c.at.Add(6 * time.Minute)
+	if got := c.ask(m); got != sdk.Accept {
+		t.Errorf("%v after the wait", got)
+	}
+}
+
+// TestReleaseIsExact: what an administrator names is what is released, or he is told why not.
+func TestReleaseIsExact(t *testing.T) {
+	c := start(t, nil)
+	for _, word := range []string{"@", ""} {
+		if got := c.tell("release", word); got != usage {
+			t.Errorf("%q: %s", word, got)
+		}
+	}
+	if got := c.ask(rcpt("192.0.2.1", "", "alice@example.test")); got != sdk.Defer {
+		t.Errorf("the null sender was released: %v", got)
+	}
+	if got := c.tell("release", "198.51.0.0/16"); !strings.Contains(got, "wider") {
+		t.Error(got)
+	}
+}
+
+// TestSweepBoundsThoseThatCameBack: a flood that comes back does not fill the disk for a month.
+func TestSweepBoundsThoseThatCameBack(t *testing.T) {
+	c := start(t, map[string]any{"max_entries": int64(1000), "auto_allow": int64(0)})
+	for range 2 {
+		for i := range 1500 {
+			c.ask(rcpt(fmt.Sprintf("10.%d.%d.1", i/250, i%250), "spam@example.org", "alice@example.test"))
+		}
+		c.at = c.at.Add(6 * time.Minute)
+	}
+	c.tell("release", "partner.example")
+	c.at = c.at.Add(24 * time.Hour)
+	c.sweep()
+	left := 0
+	if err := c.state.Each(func(string, []byte) bool { left++; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if left > 1000 {
+		t.Errorf("%d entries are left", left)
+	}
+	if got := c.ask(rcpt("203.0.113.1", "x@partner.example", "alice@example.test")); got != sdk.Accept {
+		t.Errorf("what was released waits: %v", got)
+	}
+}

@@ -4,15 +4,17 @@
 // A change is visible at once and on disk within Every; Sync and Close write what is
 // left. kill -9 loses at most the last moments, which these plugins can bear: a
 // sender waits once more, a count is a little low. The file is never damaged by it
-// (bbolt commits copy on write). Memory is bounded: the changes that are not yet on
+// (bbolt commits copy on write); one that a crash left before its first entry is made again. Memory is bounded: the changes that are not yet on
 // disk, at most Pending of them, beyond which a change waits for the disk.
 //
 // One process can have the file open: a plugin that uses a Table has no overlap.
 package table
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -52,6 +54,9 @@ func Open(dir, name string) (*Table, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	path := filepath.Join(dir, name+".db")
+	if err := removeUnborn(path); err != nil {
+		return nil, err
+	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return nil, fmt.Errorf("open state %s: %w", path, err)
@@ -69,6 +74,30 @@ func Open(dir, name string) (*Table, error) {
 	}
 	go t.flushes()
 	return t, nil
+}
+
+// removeUnborn removes a file in which a power failure left nothing but zeros: it was being made. Any other
+// file that bbolt does not like is left for the administrator.
+func removeUnborn(path string) error {
+	const pages = 4 * 65536 // that a new file has, at most
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open state: %w", err)
+	}
+	head, err := io.ReadAll(io.LimitReader(f, pages+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("open state %s: %w", path, err)
+	}
+	if len(head) > pages || len(bytes.Trim(head, "\x00")) > 0 {
+		return nil
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("open state: %w", err)
+	}
+	return nil
 }
 
 // flushes writes until Close.
@@ -113,15 +142,11 @@ func (t *Table) get(key string) (value []byte, err error) {
 }
 
 // Update lets change replace the value of key; nil is no value, before and after. No
-// other change of the table happens meanwhile; change must not use the table.
+// other change of the table happens meanwhile; change must not use the table. When the disk
+// takes nothing, changes beyond Pending fail, at once after the first.
 func (t *Table) Update(key string, change func(old []byte) []byte) error {
-	t.mu.Lock()
-	full := len(t.pending) >= Pending
-	t.mu.Unlock()
-	if full {
-		if err := t.Sync(); err != nil {
-			return err
-		}
+	if err := t.room(); err != nil {
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,51 +154,106 @@ func (t *Table) Update(key string, change func(old []byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	t.pending[key] = change(old)
+	value := change(old)
+	if (value == nil) != (old == nil) || !bytes.Equal(value, old) {
+		t.pending[key] = value
+	}
 	return nil
 }
 
-// Each shows what is on disk and in memory, in the order of the keys on disk, until visit
-// returns false. key and value are valid during the call; visit must not use the table.
+// room waits for the disk when too much is in memory alone. Only one of those that wait writes, and
+// while the disk fails nobody but the clock tries again.
+func (t *Table) room() error {
+	t.mu.Lock()
+	full, failed := len(t.pending) >= Pending, t.failed
+	t.mu.Unlock()
+	if !full {
+		return nil
+	}
+	if failed != nil {
+		return failed
+	}
+	return t.flush(Pending)
+}
+
+// Each shows what is on disk and in memory, in the order of the keys, until visit
+// returns false. It reads in steps, so that nobody waits for it: what changes meanwhile is seen or is
+// not. visit may use the table.
 func (t *Table) Each(visit func(key string, value []byte) bool) error {
 	if err := t.Sync(); err != nil {
 		return err
 	}
-	err := t.db.View(func(tx *bolt.Tx) error {
-		c := tx.Bucket(t.bucket).Cursor()
-		for k, v := c.First(); k != nil; k, v = c.Next() {
-			if !visit(string(k), v) {
+	for at, more := []byte{}, true; more; {
+		var step []pair
+		var err error
+		if step, at, err = t.step(at); err != nil {
+			return err
+		}
+		for _, p := range step {
+			if !visit(p.key, p.value) {
 				return nil
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
+		more = at != nil
 	}
 	return nil
 }
 
-// sweepStep is how many keys a sweep removes in one transaction, so that others do not wait
-// long.
-const sweepStep = 1000
+// pair is an entry on disk.
+type pair struct {
+	key   string
+	value []byte
+}
+
+// stepSize is how many entries are read or removed in one transaction. A long one would keep bbolt
+// from growing its file, and that would stop everybody.
+const stepSize = 2000
+
+// step returns copies of the entries from a key on, and the key to go on from, nil at the end.
+func (t *Table) step(from []byte) (step []pair, next []byte, err error) {
+	err = t.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(t.bucket).Cursor()
+		for k, v := c.Seek(from); k != nil; k, v = c.Next() {
+			if len(step) == stepSize {
+				next = bytes.Clone(k)
+				return nil
+			}
+			step = append(step, pair{string(k), bytes.Clone(v)})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read state: %w", err)
+	}
+	return step, next, nil
+}
+
+// ErrStopped ends a sweep early.
+var ErrStopped = errors.New("sweep the state: stopped")
 
 // Sweep removes what expired reports, and returns how many are left. The store stays usable
-// meanwhile; what changes during the sweep is looked at again before it goes.
-func (t *Table) Sweep(expired func(value []byte) bool) (left int, err error) {
-	var gone []string
-	err = t.Each(func(k string, v []byte) bool {
-		if expired(v) {
-			gone = append(gone, k)
-		} else {
-			left++
+// meanwhile; what changes during the sweep is looked at again before it goes. stop ends it early;
+// it may be nil.
+func (t *Table) Sweep(stop <-chan struct{}, expired func(value []byte) bool) (left int, err error) {
+	if err := t.Sync(); err != nil {
+		return 0, err
+	}
+	for at := []byte{}; at != nil; {
+		select {
+		case <-stop:
+			return left, ErrStopped
+		default:
 		}
-		return len(gone) < 100*sweepStep
-	})
-	for len(gone) > 0 && err == nil {
-		n := min(len(gone), sweepStep)
-		for _, k := range gone[:n] {
-			err = t.Update(k, func(old []byte) []byte {
+		var step []pair
+		if step, at, err = t.step(at); err != nil {
+			return left, err
+		}
+		for _, p := range step {
+			if !expired(p.value) {
+				left++
+				continue
+			}
+			err := t.Update(p.key, func(old []byte) []byte {
 				if old != nil && !expired(old) {
 					return old
 				}
@@ -183,18 +263,19 @@ func (t *Table) Sweep(expired func(value []byte) bool) (left int, err error) {
 				return left, err
 			}
 		}
-		gone = gone[n:]
-		err = t.Sync()
 	}
-	return left, err
+	return left, t.Sync()
 }
 
 // Sync writes what is in memory alone.
-func (t *Table) Sync() error {
+func (t *Table) Sync() error { return t.flush(1) }
+
+// flush writes what is in memory alone if that is at least so many changes.
+func (t *Table) flush(least int) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	t.mu.Lock()
-	if len(t.pending) == 0 {
+	if len(t.pending) < least {
 		t.mu.Unlock()
 		return nil
 	}

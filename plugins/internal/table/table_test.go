@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func open(t *testing.T, dir string) *Table {
@@ -70,7 +73,7 @@ func TestSweep(t *testing.T) {
 	for i := range 2500 {
 		put(t, tab, fmt.Sprint(i), []string{"old", "new"}[i%2])
 	}
-	left, err := tab.Sweep(func(v []byte) bool { return string(v) == "old" })
+	left, err := tab.Sweep(nil, func(v []byte) bool { return string(v) == "old" })
 	if err != nil || left != 1250 {
 		t.Errorf("%d left, %v", left, err)
 	}
@@ -110,5 +113,72 @@ func TestOpenComplains(t *testing.T) {
 	}
 	if _, err := Open("/proc/none", "things"); err == nil {
 		t.Error("opened a table where none can be")
+	}
+}
+
+// TestSweepGoesToTheEnd: a flood's leavings go in one sweep, look-ups go on meanwhile, and Close does not wait.
+func TestSweepGoesToTheEnd(t *testing.T) {
+	tab := open(t, t.TempDir())
+	const many = 130000
+	for i := range many {
+		put(t, tab, fmt.Sprintf("%d", i), []string{"old", "old", "old", "old", "old", "old", "old", "old", "old", "new"}[i%10])
+	}
+	old := func(v []byte) bool { return string(v) == "old" }
+	stop := make(chan struct{})
+	close(stop)
+	if left, err := tab.Sweep(stop, old); err != ErrStopped || left != 0 {
+		t.Errorf("stopped: %d left, %v", left, err)
+	}
+	if left, err := tab.Sweep(nil, old); err != nil || left != many/10 {
+		t.Errorf("%d left, %v", left, err)
+	}
+	n := 0
+	err := tab.Each(func(k string, v []byte) bool {
+		n++
+		got, err := tab.Get(k) // the table can be used meanwhile
+		return err == nil && string(got) == "new" && string(v) == "new"
+	})
+	if err != nil || n != many/10 {
+		t.Errorf("%d seen, %v", n, err)
+	}
+}
+
+// TestUnborn: what a power failure left of a new file is no reason not to start; a file of something else is.
+func TestUnborn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "things.db")
+	for content, ok := range map[string]bool{"": true, strings.Repeat("\x00", 16384): true, strings.Repeat("x", 16384): false} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tab, err := Open(dir, "things")
+		if (err == nil) != ok {
+			t.Errorf("%.10q: %v", content, err)
+		}
+		if err == nil {
+			_ = tab.Close()
+		}
+	}
+}
+
+// TestDiskFails: when nothing can be written, changes fail once memory is full, and soon.
+func TestDiskFails(t *testing.T) {
+	tab := open(t, t.TempDir())
+	if err := tab.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tab.mu.Lock()
+	for i := range Pending {
+		tab.pending[fmt.Sprint(i)] = []byte("x")
+	}
+	tab.mu.Unlock()
+	begin := time.Now()
+	for range 1000 {
+		if err := tab.Update("more", func([]byte) []byte { return []byte("y") }); err == nil {
+			t.Fatal("a change that nothing could hold was taken")
+		}
+	}
+	if spent := time.Since(begin); spent > time.Second {
+		t.Errorf("1000 refusals took %s", spent)
 	}
 }
