@@ -111,7 +111,7 @@ func (p *plugin) seen(m *sdk.Message) error {
 	now, from := p.now(), network(client, 16, 32).String()
 	_, err = p.change(m.Login, func(a *account) {
 		for n, at := range a.Networks {
-			if now.Sub(at) > p.settings.Hijack.Per {
+			if now.Sub(at) > p.settings.Hijack.Per || at.Sub(now) > time.Minute { // the clock went back
 				delete(a.Networks, n)
 			}
 		}
@@ -189,6 +189,9 @@ func (p *plugin) command(words []string) (sdk.Verdict, error) {
 	case slices.Equal(words, []string{"stats"}):
 		return p.stats()
 	case len(words) == 2 && words[0] == "hold":
+		if !strings.Contains(words[1], "@") {
+			return say(usage + "; an ACCOUNT is an address"), nil
+		}
 		a, err := p.change(words[1], func(a *account) { a.hold(p.now(), "an administrator holds it") })
 		return say(fmt.Sprintf("%s is held: %s", a.Name, a.Why)), err
 	case len(words) == 2 && words[0] == "release":

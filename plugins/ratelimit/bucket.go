@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicemail/sluice/plugins/internal/table"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -38,12 +39,18 @@ func level(raw []byte, c counted, now time.Time) float64 {
 	return min(was-leaked, float64(c.limit))
 }
 
+// full reports whether one more is too much. When the clock went back, the bucket leaks from now on: it is not
+// full until the clock has caught up.
 func (p *plugin) full(what string, c counted) (bool, error) {
 	if c.limit == 0 {
 		return false, nil
 	}
-	raw, err := p.buckets.Get(bucketKey(what, c))
-	return err == nil && level(raw, c, p.now())+1 > float64(c.limit)+1e-6, err
+	now, key := p.now(), bucketKey(what, c)
+	raw, err := p.buckets.Get(key)
+	if err == nil && len(raw) == 24 && int64(binary.BigEndian.Uint64(raw[8:])) > now.UnixNano() {
+		err = p.buckets.Update(key, func(old []byte) []byte { return bucket(level(old, c, now), c, now) })
+	}
+	return err == nil && level(raw, c, now)+1 > float64(c.limit)+1e-6, err
 }
 
 func (p *plugin) add(what string, c counted) error {
@@ -52,12 +59,30 @@ func (p *plugin) add(what string, c counted) error {
 	}
 	now := p.now()
 	return p.buckets.Update(bucketKey(what, c), func(old []byte) []byte {
-		l := level(old, c, now) + 1
-		empty := now.Add(time.Duration(l / float64(c.limit) * float64(c.per)))
-		b := binary.BigEndian.AppendUint64(nil, math.Float64bits(l))
-		b = binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
-		return binary.BigEndian.AppendUint64(b, uint64(empty.UnixNano()))
+		if old == nil {
+			p.grown()
+		}
+		return bucket(level(old, c, now)+1, c, now)
 	})
+}
+
+// bucket is the value of a bucket with that level.
+func bucket(level float64, c counted, now time.Time) []byte {
+	empty := now.Add(time.Duration(level / float64(c.limit) * float64(c.per)))
+	b := binary.BigEndian.AppendUint64(nil, math.Float64bits(level))
+	b = binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
+	return binary.BigEndian.AppendUint64(b, uint64(empty.UnixNano()))
+}
+
+// grown asks for a sweep when a flood brings many new buckets between two of them.
+func (p *plugin) grown() {
+	if p.fresh.Add(1) < int64(p.settings.MaxEntries/4) {
+		return
+	}
+	select {
+	case p.crowded <- struct{}{}:
+	default:
+	}
 }
 
 // sweepEvery is how often empty buckets are removed.
@@ -71,24 +96,35 @@ func (p *plugin) sweeps() {
 		select {
 		case <-ticker.C:
 			p.sweep()
+		case <-p.crowded:
+			p.sweep()
 		case <-p.stop:
 			return
 		}
 	}
 }
 
+// sweep removes buckets that are empty, and accounts that nothing was heard of. If too many buckets are
+// left, those go that are empty soonest.
 func (p *plugin) sweep() {
+	p.fresh.Store(0)
 	now := p.now()
-	_, err := p.buckets.Sweep(func(raw []byte) bool {
-		return len(raw) != 24 || now.UnixNano() > int64(binary.BigEndian.Uint64(raw[16:]))
-	})
+	emptyAt := func(at time.Time) func(raw []byte) bool {
+		return func(raw []byte) bool {
+			return len(raw) != 24 || at.UnixNano() > int64(binary.BigEndian.Uint64(raw[16:]))
+		}
+	}
+	left, err := p.buckets.Sweep(p.stop, emptyAt(now))
+	for ahead := time.Second; err == nil && left > p.settings.MaxEntries && ahead < 62*24*time.Hour; ahead *= 4 {
+		left, err = p.buckets.Sweep(p.stop, emptyAt(now.Add(ahead)))
+	}
 	if err == nil {
-		_, err = p.accounts.Sweep(func(raw []byte) bool {
+		_, err = p.accounts.Sweep(p.stop, func(raw []byte) bool {
 			a := readAccount(raw)
 			return !a.Held && now.Sub(a.last()) > p.settings.Hijack.Per
 		})
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, table.ErrStopped) {
 		fmt.Printf("sweep of the counts failed: %v\n", err)
 	}
 }
@@ -141,6 +177,12 @@ func (e *exemptions) holds(m *sdk.Message) bool {
 	if m.Login != "" && e.accounts[strings.ToLower(m.Login)] {
 		return true
 	}
-	_, domain, _ := strings.Cut(strings.ToLower(m.Sender), "@")
-	return m.Origin != sdk.Stranger && e.domains[domain]
+	domain, ok := domainOf(m.Sender)
+	return ok && m.Origin != sdk.Stranger && e.domains[domain]
+}
+
+// domainOf returns what stands after the last "@", which a quoted local part may hold too.
+func domainOf(address string) (string, bool) {
+	at := strings.LastIndexByte(address, '@')
+	return strings.ToLower(strings.TrimSuffix(address[at+1:], ".")), at >= 0
 }

@@ -25,6 +25,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemail/sluice/plugins/internal/table"
@@ -49,21 +50,22 @@ type Hijack struct {
 
 // Settings is [plugin.ratelimit.config].
 type Settings struct {
-	Account   Limit            `config:"account"`   // who logged in
-	Address   Limit            `config:"address"`   // client address, or its /64; strangers only
-	Domain    Limit            `config:"domain"`    // domain of MAIL FROM
-	Recipient Limit            `config:"recipient"` // one recipient; its messages come from all the world
-	Accounts  map[string]Limit `config:"accounts"`  // account = limit in place of the general one
-	Exempt    []string         `config:"exempt"`    // addresses and networks of clients, accounts, "@domain" of senders
-	Over      sdk.Action       `config:"over"`      // defer or reject
-	Hijack    Hijack           `config:"hijack"`
+	Account    Limit            `config:"account"`     // who logged in
+	Address    Limit            `config:"address"`     // client address, or its /64; strangers only
+	Domain     Limit            `config:"domain"`      // domain of MAIL FROM
+	Recipient  Limit            `config:"recipient"`   // one recipient; its messages come from all the world
+	Accounts   map[string]Limit `config:"accounts"`    // account = limit in place of the general one
+	Exempt     []string         `config:"exempt"`      // addresses and networks of clients, accounts, "@domain" of senders
+	Over       sdk.Action       `config:"over"`        // defer or reject
+	MaxEntries int              `config:"max_entries"` // counts that are kept; above it those go that are empty soonest
+	Hijack     Hijack           `config:"hijack"`
 }
 
 func defaults() Settings {
 	return Settings{
 		Account: Limit{Messages: 300, Recipients: 1500, Per: time.Hour},
 		Address: Limit{Messages: 1000, Recipients: 5000, Per: time.Hour},
-		Domain:  Limit{Per: time.Hour}, Recipient: Limit{Per: time.Hour}, Over: sdk.Defer,
+		Domain:  Limit{Per: time.Hour}, Recipient: Limit{Per: time.Hour}, Over: sdk.Defer, MaxEntries: 1_000_000,
 		Hijack: Hijack{Recipients: 1000, Networks: 6, Failures: 50, Per: time.Hour, Action: sdk.Quarantine},
 	}
 }
@@ -92,6 +94,12 @@ func (s *Settings) check() error {
 	if s.Over != sdk.Defer && s.Over != sdk.Reject {
 		bad("over", "%s, expected defer or reject", s.Over)
 	}
+	if s.Recipient.Recipients != 0 {
+		bad("recipient.recipients", "%d, which limits nothing: a recipient's limit is messages", s.Recipient.Recipients)
+	}
+	if s.MaxEntries < 1000 {
+		bad("max_entries", "%d, expected at least 1000", s.MaxEntries)
+	}
 	h := s.Hijack
 	if h.Recipients < 0 || h.Networks < 0 || h.Failures < 0 {
 		bad("hijack", "a negative number, expected one above 0, or 0 for never")
@@ -114,12 +122,17 @@ type plugin struct {
 	exempt   exemptions
 	buckets  *table.Table
 	accounts *table.Table
+	counting sync.Mutex    // looking whether there is room and taking it are one
+	fresh    atomic.Int64  // buckets made since the last sweep
+	crowded  chan struct{} // they are many: sweep now
 	stop     chan struct{}
 	stopped  sync.WaitGroup
 }
 
 // New returns the plugin.
-func New() sdk.Plugin { return &plugin{now: time.Now, stop: make(chan struct{})} }
+func New() sdk.Plugin {
+	return &plugin{now: time.Now, stop: make(chan struct{}), crowded: make(chan struct{}, 1)}
+}
 
 // Describe implements sdk.Plugin. It holds its state files for itself, so there is no overlap.
 func (p *plugin) Describe() sdk.Manifest {
@@ -149,7 +162,7 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 		return err
 	}
 	if p.accounts, err = table.Open(s.StateDir, "accounts"); err != nil {
-		return err
+		return errors.Join(err, p.buckets.Close())
 	}
 	p.stopped.Add(1)
 	go p.sweeps()
@@ -171,6 +184,9 @@ func (p *plugin) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	if m.Phase == sdk.PhaseEvent {
 		return p.event(m)
 	}
+	if m.Phase == sdk.PhaseContent && m.Origin != sdk.Generated {
+		return p.content(m) // a hold by hand is for accounts that are not counted, too
+	}
 	if m.Origin == sdk.Generated || p.exempt.holds(m) {
 		return sdk.Verdict{}, nil
 	}
@@ -179,8 +195,6 @@ func (p *plugin) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		return p.sender(m)
 	case sdk.PhaseRecipient:
 		return p.recipient(m)
-	case sdk.PhaseContent:
-		return p.content(m)
 	}
 	return sdk.Verdict{}, nil
 }
@@ -202,6 +216,9 @@ func (p *plugin) recipient(m *sdk.Message) (sdk.Verdict, error) {
 	}
 	list := p.counted(m, func(l Limit) int { return l.Recipients })
 	to := m.Recipients[0].Address
+	if accounts := m.Recipients[0].Accounts; len(accounts) == 1 { // whatever stands after "+", or before a catch-all's domain
+		to = accounts[0]
+	}
 	list = append(list, counted{"recipient", strings.ToLower(to), p.settings.Recipient.Messages, p.settings.Recipient.Per})
 	v, err := p.count("recipients", list)
 	if err != nil || v.Action != sdk.Accept || m.Login == "" {
@@ -231,8 +248,8 @@ func (p *plugin) counted(m *sdk.Message, limit func(Limit) int) []counted {
 	if client, err := netip.ParseAddr(m.ClientAddr); err == nil && m.Origin == sdk.Stranger {
 		list = append(list, counted{"address", network(client, 32, 64).String(), limit(s.Address), s.Address.Per})
 	}
-	if _, domain, ok := strings.Cut(m.Sender, "@"); ok {
-		list = append(list, counted{"domain", strings.ToLower(domain), limit(s.Domain), s.Domain.Per})
+	if domain, ok := domainOf(m.Sender); ok {
+		list = append(list, counted{"domain", domain, limit(s.Domain), s.Domain.Per})
 	}
 	return list
 }
@@ -250,6 +267,8 @@ func network(a netip.Addr, bits4, bits6 int) netip.Prefix {
 
 // count puts one into each bucket, unless one of them is full: then into none.
 func (p *plugin) count(what string, list []counted) (sdk.Verdict, error) {
+	p.counting.Lock()
+	defer p.counting.Unlock()
 	for _, c := range list {
 		full, err := p.full(what, c)
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,6 +262,7 @@ func TestConfigureComplains(t *testing.T) {
 	for key, value := range map[string]any{
 		"account": map[string]any{"messages": int64(-1)}, "address": map[string]any{"per": "0s"}, "over": "junk",
 		"hijack": map[string]any{"per": "1s"}, "exempt": []any{"nobody"}, "acount": map[string]any{},
+		"recipient": map[string]any{"recipients": int64(5)}, "max_entries": int64(1),
 		"accounts": map[string]any{"a@b": map[string]any{"per": "1ms"}},
 	} {
 		p := New().(*plugin)
@@ -282,5 +285,82 @@ func BenchmarkSender(b *testing.B) {
 		if _, err := p.Ask(context.Background(), m); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestAtOnce: questions at one moment do not slip through between the look and the count.
+func TestAtOnce(t *testing.T) {
+	c := start(t, map[string]any{"address": map[string]any{"messages": int64(10)}})
+	var through atomic.Int64
+	var asked sync.WaitGroup
+	for i := range 200 {
+		asked.Add(1)
+		go func() {
+			defer asked.Done()
+			v, err := c.Ask(context.Background(), stranger(sdk.PhaseSender, "192.0.2.1", fmt.Sprint("x@", i, ".example"), ""))
+			if err == nil && v.Action == sdk.Accept {
+				through.Add(1)
+			}
+		}()
+	}
+	asked.Wait()
+	if n := through.Load(); n != 10 {
+		t.Errorf("%d went through, want 10", n)
+	}
+}
+
+// TestEvasions: other spellings of one sender or recipient are one.
+func TestEvasions(t *testing.T) {
+	config := map[string]any{"domain": map[string]any{"messages": int64(4)}, "recipient": map[string]any{"messages": int64(3)}}
+	got := start(t, config).accepted(20, func(i int) *sdk.Message {
+		return stranger(sdk.PhaseSender, "192.0.2.1", fmt.Sprintf("\"%d@%d\"@evil.example", i, i), "")
+	})
+	if got != 4 {
+		t.Errorf("quoted local parts: %d", got)
+	}
+	got = start(t, config).accepted(20, func(i int) *sdk.Message {
+		m := stranger(sdk.PhaseRecipient, "192.0.2.1", "x@example.org", fmt.Sprintf("alice+%d@example.test", i))
+		m.Recipients[0].Accounts = []string{"alice@example.test"}
+		return m
+	})
+	if got != 3 {
+		t.Errorf("subaddresses: %d", got)
+	}
+}
+
+// TestClockGoesBack: a full bucket leaks again, as from now.
+func TestClockGoesBack(t *testing.T) {
+	c := start(t, map[string]any{"address": map[string]any{"messages": int64(6), "per": "1m"}})
+	m := stranger(sdk.PhaseSender, "192.0.2.1", "x@example.org", "")
+	for range 7 {
+		c.ask(m)
+	}
+	c.at = c.at.Add(-24 * time.Hour)
+	c.ask(m)
+	c.at = c.at.Add(time.Minute)
+	if v := c.ask(m); v.Action != sdk.Accept {
+		t.Errorf("still full: %+v", v)
+	}
+}
+
+// TestHeldThoughExempt: an administrator's hold is obeyed whoever is not counted.
+func TestHeldThoughExempt(t *testing.T) {
+	c := start(t, map[string]any{"exempt": []any{"alice@example.test"}})
+	c.tell("hold", "alice@example.test")
+	if v := c.ask(login(sdk.PhaseContent, "alice@example.test", "192.0.2.1")); v.Action != sdk.Quarantine {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestSweepIsBounded: names that are made up do not fill the disk.
+func TestSweepIsBounded(t *testing.T) {
+	c := start(t, map[string]any{"domain": map[string]any{"messages": int64(2), "per": "31d"}, "max_entries": int64(1000)})
+	for i := range 1500 {
+		c.ask(stranger(sdk.PhaseSender, "192.0.2.1", fmt.Sprint("x@", i, ".example"), ""))
+	}
+	c.sweep()
+	left := 0
+	if err := c.buckets.Each(func(string, []byte) bool { left++; return true }); err != nil || left > 1000 {
+		t.Errorf("%d counts are left, %v", left, err)
 	}
 }
