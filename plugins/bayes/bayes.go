@@ -3,7 +3,7 @@
 //
 // It counts in how many messages of each kind a word, two words that follow each other, a link's host or a header
 // field's value were seen, and adds up what the tokens of a new message say. Users teach it by moving mail into
-// Junk and out of it, an administrator by `sluice plugin ask NAME FOLDER --event learn-spam`. A stranger
+// Junk and out of it, an administrator by `sluice plugin tell bayes learn spam PATH`. A stranger
 // cannot: nothing is learned because it was received. Until it has seen enough of both kinds it says
 // nothing.
 //
@@ -74,7 +74,7 @@ func (p *plugin) Close() error {
 }
 
 // Ask implements sdk.Plugin.
-func (p *plugin) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
+func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	if m.Event == nil {
 		return p.judge(m)
 	}
@@ -84,7 +84,7 @@ func (p *plugin) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	case sdk.EventLearnHam:
 		return p.learn(m, ham)
 	case sdk.EventCommand:
-		return p.command(m.Event.Words), nil
+		return p.command(ctx, m.Event.Words), nil
 	}
 	return sdk.Verdict{}, nil
 }

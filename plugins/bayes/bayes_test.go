@@ -303,7 +303,10 @@ func TestCommands(t *testing.T) {
 		{"", "USAGE "},
 		{"forget", "USAGE "},
 		{"forget ../etc", "USAGE "},
-		{"learn spam /etc/passwd", "USAGE "},
+		{"learn spam /etc/passwd", "ERROR "},
+		{"learn spam ../../etc/passwd", "ERROR "},
+		{"learn spam missing", "ERROR "},
+		{"learn spam", "USAGE "},
 		{"forget everything", "OK 1 databases dropped"},
 		{"stats", "OK nothing learned yet"},
 	} {
@@ -339,5 +342,45 @@ func TestLarge(t *testing.T) {
 	for _, text := range []string{"", "\n", "\x00", "no header"} {
 		ask(t, p, text)
 		teach(t, p, sdk.EventLearnSpam, "", text)
+	}
+}
+
+// TestTeach: an administrator teaches folders and mboxes, and nothing outside the state directory.
+func TestTeach(t *testing.T) {
+	p := sdktest.Start(t, New(), few)
+	folder := filepath.Join(p.StateDir, "spam", "cur")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var mbox strings.Builder
+	for i := range 45 {
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprint(i)), []byte(letter(spam, i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&mbox, "From x@example.org Thu Aug 22 12:36:23 2002\n%s\n", letter(ham, i))
+	}
+	mbox.WriteString("From y@example.org Thu Aug 22 12:36:23 2002\nSubject: long\n\n" + strings.Repeat("x", 400<<10) + "\nFrom here on it is text\n")
+	if err := os.WriteFile(filepath.Join(p.StateDir, "ham"), []byte(mbox.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(p.StateDir, "spam", "etc")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ words, want string }{
+		{"learn spam spam", "45 messages learned as spam, 0 were known"},
+		{"learn ham ham", "46 messages learned as ham, 0 were known"},
+		{"learn ham ham", "0 messages learned as ham, 46 were known"},
+		{"learn spam spam/etc", "0 messages learned as spam, 0 were known"},
+	} {
+		v, err := p.Ask(sdktest.Command(strings.Fields(c.words)...))
+		if err != nil || v.Reasons[0].Text != c.want {
+			t.Errorf("%s: %+v %v, want %q", c.words, v, err, c.want)
+		}
+	}
+	if v := ask(t, p, letter(spam, 1000)); v.Score != 6.5 {
+		t.Errorf("%+v", v)
+	}
+	if got := counted(t, p, siteName); got.Spam != 45 || got.Ham != 46 {
+		t.Errorf("%+v", got)
 	}
 }

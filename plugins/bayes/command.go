@@ -1,6 +1,7 @@
 package bayes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,13 +18,14 @@ import (
 var usage = []string{
 	"stats               what was learned, and how much room it takes",
 	"stats ADDRESS       the same of one account's database, with per_account",
+	"learn spam|ham PATH an mbox, a message or a folder of messages that you put below the state directory",
 	"export              writes a copy of the database into the state directory",
 	"forget ADDRESS      drops one account's database, with per_account",
 	"forget everything   drops every database; nothing is said until enough is learned again",
 }
 
 // command answers an administrator. What failed is said in words, because a person reads it.
-func (p *plugin) command(words []string) sdk.Verdict {
+func (p *plugin) command(ctx context.Context, words []string) sdk.Verdict {
 	var lines []string
 	var err error
 	switch {
@@ -31,6 +33,10 @@ func (p *plugin) command(words []string) sdk.Verdict {
 		lines, err = p.stats(siteName)
 	case len(words) == 2 && words[0] == "stats" && strings.Contains(words[1], "@"):
 		lines, err = p.stats("@" + words[1])
+	case len(words) == 3 && words[0] == "learn" && words[1] == "spam":
+		lines, err = p.teach(ctx, spam, words[2])
+	case len(words) == 3 && words[0] == "learn" && words[1] == "ham":
+		lines, err = p.teach(ctx, ham, words[2])
 	case len(words) == 1 && words[0] == "export":
 		lines, err = p.export()
 	case len(words) == 2 && words[0] == "forget" && words[1] == "everything":

@@ -5,14 +5,14 @@ import "math"
 // What the classifier computes with. The values were chosen by cross-validation on the training part of the corpus
 // (cmd/internal/interop/bayes_test.go says how that is cut), never by looking at the part that was held back.
 const (
-	belief  = 0.3  // messages that an unknown token's neutral value is worth (Robinson's s)
-	neutral = 0.5  // probability of a token that nothing is known of
-	weakest = 0.1  // tokens nearer to neutral than this say nothing
-	evenly  = 0.8  // power of the number of telling tokens that the sum of what they say is divided by
-	usual   = 100  // number of telling tokens at which that is the same as a square root
-	thick   = 12   // a message is recognised without being learned from this strength on
-	enough  = 20   // messages of each kind before any is held for recognised
-	steep   = 1.03 // strength times this is the logarithm of the odds that we tell
+	belief  = 0.3    // messages that an unknown token's neutral value is worth (Robinson's s)
+	neutral = 0.5    // probability of a token that nothing is known of
+	weakest = 0.1    // tokens nearer to neutral than this say nothing
+	evenly  = 0.8    // power of the number of telling tokens that the sum of what they say is divided by
+	usual   = 100    // number of telling tokens at which that is the same as a square root
+	thick   = 12     // a message is recognised without being learned from this strength on
+	enough  = 20     // messages of each kind before any is held for recognised
+	steep   = 0.9135 // strength times this is the logarithm of the odds that we tell: 0.99 where the training part had 0.1% of its ham
 )
 
 // evidence is what a database says of a message.

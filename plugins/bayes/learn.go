@@ -77,22 +77,9 @@ var errQuota = errors.New("the account has given its lessons for today")
 //     has would otherwise drown those that tell kinds apart (thick threshold training, Siefkes et al. 2004).
 func (s *store) learn(name, account string, o opinion, tokens []token, limits limits, now time.Time) (string, error) {
 	result, full := "", false
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		who := siphash(s.k0, s.k1, []byte("account\x00"+account))
-		if account != "" {
-			if err := takeQuota(tx, who, limits.perDay, now); err != nil {
-				return err
-			}
-		}
-		d, err := edit(tx, name)
-		if err != nil {
-			return err
-		}
-		if result, err = d.lesson(messageKey(tokens), who, account == "", o, tokens, limits, now); err != nil {
-			return err
-		}
-		full = d.counts.Tokens > limits.tokens
-		return d.save()
+	err := s.db.Update(func(tx *bolt.Tx) (err error) {
+		result, full, err = s.learnIn(tx, name, account, o, tokens, limits, now)
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("learn a message as %s: %w", o, err)
@@ -101,6 +88,24 @@ func (s *store) learn(name, account string, o opinion, tokens []token, limits li
 		err = s.expire(name, limits.tokens/4*3, now)
 	}
 	return result, err
+}
+
+// learnIn is learn inside a transaction. It reports whether the table has become too large.
+func (s *store) learnIn(tx *bolt.Tx, name, account string, o opinion, tokens []token, limits limits, now time.Time) (result string, full bool, err error) {
+	who := siphash(s.k0, s.k1, []byte("account\x00"+account))
+	if account != "" {
+		if err := takeQuota(tx, who, limits.perDay, now); err != nil {
+			return "", false, err
+		}
+	}
+	d, err := edit(tx, name)
+	if err != nil {
+		return "", false, err
+	}
+	if result, err = d.lesson(messageKey(tokens), who, account == "", o, tokens, limits, now); err != nil {
+		return "", false, err
+	}
+	return result, d.counts.Tokens > limits.tokens, d.save()
 }
 
 func today(now time.Time) uint64 { return uint64(max(now.Unix(), 0)) / 86400 }
