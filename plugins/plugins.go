@@ -13,6 +13,7 @@ import (
 	"github.com/sluicemail/sluice/plugins/greylist"
 	"github.com/sluicemail/sluice/plugins/gtube"
 	"github.com/sluicemail/sluice/plugins/icap"
+	"github.com/sluicemail/sluice/plugins/milter"
 	"github.com/sluicemail/sluice/plugins/ratelimit"
 	"github.com/sluicemail/sluice/plugins/rspamd"
 	"github.com/sluicemail/sluice/plugins/spamassassin"
@@ -29,6 +30,7 @@ func Builtins() map[string]func() sdk.Plugin {
 		"eicar":        func() sdk.Plugin { return eicar.New() },
 		"greylist":     func() sdk.Plugin { return greylist.New() },
 		"gtube":        func() sdk.Plugin { return gtube.New() },
+		"milter":       func() sdk.Plugin { return milter.New() },
 		"ratelimit":    func() sdk.Plugin { return ratelimit.New() },
 		"dnsbl":        func() sdk.Plugin { return dnsbl.New() },
 		"rspamd":       func() sdk.Plugin { return rspamd.New() },
