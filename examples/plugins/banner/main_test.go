@@ -116,6 +116,10 @@ func TestUntouched(t *testing.T) {
 			p.Parts = append([]sdk.Part{{Parent: -1, Type: "message/rfc822"}}, p.Parts...)
 			p.Parts[1].Parent = 0
 		}},
+		"bare CR": {"yes", func(q *sdk.Message, p *sdk.Parsed) {
+			q.Content = strings.NewReader(strings.ReplaceAll(header, "\n", "\r\n") + "\r\nHel\rlo\r\n")
+			p.Parts[0].Length++
+		}},
 		"beyond the end": {"yes", func(_ *sdk.Message, p *sdk.Parsed) { p.Parts[0].Length += 100 }},
 		"ours":           {"", func(q *sdk.Message, _ *sdk.Parsed) { q.Origin = sdk.Login }},
 		"proven":         {"", func(q *sdk.Message, _ *sdk.Parsed) { q.Auth = map[string]string{"dmarc": "pass"} }},

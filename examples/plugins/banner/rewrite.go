@@ -13,7 +13,7 @@ import (
 )
 
 // rewrite returns the new body: the old one, octet by octet, but for the first text and the first HTML that a reader is shown.
-// nil: there is nothing to write a banner into.
+// nil: there is nothing that a banner can be written into.
 func (b *banner) rewrite(octets []byte, parsed *sdk.Parsed) []byte {
 	at := bytes.Index(octets, []byte("\r\n\r\n"))
 	if at < 0 {
@@ -34,10 +34,21 @@ func (b *banner) rewrite(octets []byte, parsed *sdk.Parsed) []byte {
 		body = append(append(body, octets[done:part.Offset]...), replaced...)
 		done, marked[part.Type] = end, true
 	}
-	if len(marked) == 0 {
+	body = append(body, octets[done:]...)
+	if len(marked) == 0 || bareCR(body) {
 		return nil
 	}
-	return append(body, octets[done:]...)
+	return body
+}
+
+// bareCR finds what a new body must not have, and hardly any old one has.
+func bareCR(body []byte) bool {
+	for i, octet := range body {
+		if octet == '\r' && (i+1 == len(body) || body[i+1] != '\n') {
+			return true
+		}
+	}
+	return false
 }
 
 // shown reports whether a part is text that a reader sees at once: no attachment, and not in a message that is attached.
