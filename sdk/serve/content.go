@@ -53,6 +53,13 @@ func (b *body) feed(data []byte) {
 	b.moved.Broadcast()
 }
 
+// waiting reports whether content is there that nobody has read.
+func (b *body) waiting() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue) > 0
+}
+
 // parse takes the shared parse; the first one counts.
 func (b *body) parse(p *wire.Parsed) {
 	b.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,21 +22,47 @@ import (
 // maxErrorText bounds the text of an error answer, in octets.
 const maxErrorText = 1000
 
-// lane is one stream of questions. Its handler reads frames; a worker beside it
-// runs the plugin's Ask and sends the answer, so that a Cancel is seen while the
-// plugin thinks.
+// lane is one stream of questions. Two goroutines attend it: the handler, and a second one that is
+// started when it is first needed. One of them is the reader. A small question, which
+// has come as a whole, is asked by the reader itself, so that it costs no change of
+// goroutine; if that takes longer than patience, the other one reads on, so that a Cancel is seen
+// while the plugin thinks. A question whose content is still coming is asked by the one that does
+// not read.
 type lane struct {
 	stream wire.Plugin_LaneServer
 	plugin sdk.Plugin
 	parsed bool // the manifest asks for the shared parse
-	work   chan *question
-	idle   chan struct{} // closed when the worker is gone
+
+	role   chan struct{}  // makes the other goroutine the reader
+	work   chan *question // makes the other goroutine ask
+	over   chan struct{}  // closed by the reader at the stream's end
+	second sync.WaitGroup // the second goroutine
+	err    error          // how the stream ended; read after over
 
 	active atomic.Pointer[question] // for abort, which comes from anywhere
 
-	current *question // the handler's: the question whose End has not come, or the last one
-	ended   bool      // the handler's: End came for current
+	sending sync.Mutex // one frame at a time: the last answer may be on its way when the next one is there
+
+	mu      sync.Mutex
+	current *question // the question whose End has not come, or the last one
+	stage   stage     // of current
+	ended   bool      // End came for current
+	late    *time.Timer
+	started bool // the second goroutine
 }
+
+// stage says who asks the current question.
+type stage int
+
+const (
+	coming   stage = iota // its content is coming; nobody asks yet
+	byReader              // the reader asks it
+	byOther               // the one that does not read asks, or has asked
+)
+
+// patience is how long the reader asks before the other one reads on, and how long content may take to
+// come before the question is asked without the rest.
+const patience = time.Millisecond
 
 // question is one Ask on its way through the plugin.
 type question struct {
@@ -46,72 +73,206 @@ type question struct {
 	body     *body
 	err      error         // why the plugin can't be asked
 	answered chan struct{} // closed before the answer is sent
+	handed   bool          // who asks it was the reader, and is no more; of lane.mu
 }
 
 func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin, parsed bool) *lane {
-	l := &lane{stream: stream, plugin: p, parsed: parsed, work: make(chan *question, 1), idle: make(chan struct{}), ended: true}
-	go l.worker()
+	l := &lane{
+		stream: stream, plugin: p, parsed: parsed, ended: true,
+		role: make(chan struct{}, 1), work: make(chan *question, 1), over: make(chan struct{}),
+	}
+	l.late = time.AfterFunc(time.Hour, l.lookAgain)
+	l.late.Stop()
 	return l
 }
 
-// abort wakes a handler and a plugin that wait for each other when the stream was reset.
+// abort wakes a reader and a plugin that wait for each other when the stream was reset.
 func (l *lane) abort() {
 	if q := l.active.Load(); q != nil {
 		q.body.fail(context.Canceled)
 	}
 }
 
-// close waits for the worker: a lane counts until its Ask has returned.
-func (l *lane) close() {
-	if l.current != nil {
-		l.current.cancel()
-		l.current.body.fail(context.Canceled)
-	}
-	close(l.work)
-	<-l.idle
-}
-
-// run reads frames until the host ends the stream.
+// run attends the lane until the host ends the stream and the last Ask has returned: a lane counts
+// until then.
 func (l *lane) run() error {
 	stop := context.AfterFunc(l.stream.Context(), l.abort)
 	defer stop()
+	l.attend(true)
+	l.second.Wait()
+	return l.err
+}
+
+// attend is what both goroutines do.
+func (l *lane) attend(reading bool) {
 	for {
-		f, err := l.stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
+		if reading {
+			l.read()
+			reading = false
 		}
-		if err != nil {
-			return err
-		}
-		switch x := f.GetFrame().(type) {
-		case *wire.HostFrame_Ask:
-			if err := l.begin(x.Ask); err != nil {
-				return err
-			}
-		case *wire.HostFrame_Chunk:
-			if l.current != nil && x.Chunk.GetId() == l.current.id && !l.ended {
-				l.current.body.feed(x.Chunk.GetData())
-			}
-		case *wire.HostFrame_Parsed:
-			if l.current != nil && x.Parsed.GetId() == l.current.id && !l.ended {
-				l.current.body.parse(x.Parsed)
-			}
-		case *wire.HostFrame_End:
-			if l.current != nil && x.End.GetId() == l.current.id {
-				l.ended = true
-				l.current.body.end()
-			}
-		case *wire.HostFrame_Cancel:
-			if l.current != nil && x.Cancel.GetId() == l.current.id {
-				l.current.cancel()
-				l.current.body.fail(context.Canceled)
-			}
+		select {
+		case <-l.role:
+			reading = true
+		case q := <-l.work:
+			l.answer(q)
+		case <-l.over:
+			return
 		}
 	}
 }
 
-// begin hands a question to the worker.
+// lookAgain is called when the current question has taken its time.
+func (l *lane) lookAgain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.current == nil:
+	case l.stage == coming:
+		l.askBeside()
+	case l.stage == byReader:
+		l.stage, l.current.handed = byOther, true // it is the other one from now on
+		l.needSecond()
+		l.role <- struct{}{}
+	}
+}
+
+// askBeside lets the goroutine that does not read ask the current question. l.mu is held.
+func (l *lane) askBeside() {
+	l.stage = byOther
+	l.needSecond()
+	l.work <- l.current
+}
+
+func (l *lane) needSecond() {
+	if !l.started {
+		l.started = true
+		l.second.Add(1)
+		go func() {
+			defer l.second.Done()
+			l.attend(false)
+		}()
+	}
+}
+
+// read reads frames until the stream ends, or until the other goroutine does so.
+func (l *lane) read() {
+	for {
+		f, err := l.stream.Recv()
+		more := false
+		if err == nil {
+			more, err = l.take(f)
+		}
+		if err != nil {
+			l.end(err)
+			return
+		}
+		if !more {
+			return
+		}
+	}
+}
+
+// end is the end of the stream.
+func (l *lane) end(err error) {
+	if !errors.Is(err, io.EOF) {
+		l.err = err
+	}
+	l.late.Stop()
+	l.mu.Lock()
+	if q := l.current; q != nil {
+		q.cancel()
+		q.body.fail(context.Canceled)
+	}
+	l.current = nil
+	l.mu.Unlock()
+	close(l.over)
+}
+
+// take handles a frame. more is false when the caller is not the reader any more.
+func (l *lane) take(f *wire.HostFrame) (more bool, err error) {
+	switch x := f.GetFrame().(type) {
+	case *wire.HostFrame_Ask:
+		return true, l.begin(x.Ask)
+	case *wire.HostFrame_Chunk:
+		if q := l.open(x.Chunk.GetId()); q != nil {
+			l.feed(q, x.Chunk.GetData())
+		}
+	case *wire.HostFrame_Parsed:
+		if q := l.open(x.Parsed.GetId()); q != nil {
+			q.body.parse(x.Parsed)
+		}
+	case *wire.HostFrame_End:
+		if q := l.open(x.End.GetId()); q != nil {
+			return l.whole(q), nil
+		}
+	case *wire.HostFrame_Cancel:
+		l.withdraw(x.Cancel.GetId())
+	}
+	return true, nil
+}
+
+// open returns the current question if it has that id and its End has not come.
+func (l *lane) open(id uint64) *question {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current == nil || l.current.id != id || l.ended {
+		return nil
+	}
+	return l.current
+}
+
+// feed hands content on. Where there is more than one piece of it the plugin is asked meanwhile.
+func (l *lane) feed(q *question, data []byte) {
+	if q.body.waiting() {
+		l.mu.Lock()
+		if l.stage == coming {
+			l.askBeside()
+		}
+		l.mu.Unlock()
+	}
+	q.body.feed(data)
+}
+
+// whole is called at the End: a question that nobody has asked yet is asked here.
+func (l *lane) whole(q *question) (more bool) {
+	q.body.end()
+	l.mu.Lock()
+	l.ended = true
+	here := l.stage == coming
+	if here {
+		l.stage = byReader
+	}
+	l.mu.Unlock()
+	if !here {
+		return true
+	}
+	l.answer(q)
+	l.late.Stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !q.handed {
+		l.stage = byOther // a late timer finds nothing to do
+	}
+	return !q.handed
+}
+
+// withdraw is a Cancel.
+func (l *lane) withdraw(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q := l.current; q != nil && q.id == id {
+		q.cancel()
+		q.body.fail(context.Canceled)
+		if l.stage == coming {
+			l.askBeside()
+		}
+	}
+}
+
+// begin makes a question the current one.
 func (l *lane) begin(a *wire.Ask) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.current != nil {
 		select {
 		case <-l.current.answered:
@@ -132,12 +293,12 @@ func (l *lane) begin(a *wire.Ask) error {
 		Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body, Parsed: q.body.parsed,
 	}
 	q.err = q.kind(a)
-	l.current, l.ended = q, false
+	l.current, l.ended, l.stage = q, false, coming
 	l.active.Store(q)
 	if l.stream.Context().Err() != nil { // abort may have come before q
 		l.abort()
 	}
-	l.work <- q
+	l.late.Reset(patience)
 	return nil
 }
 
@@ -159,28 +320,32 @@ func (q *question) kind(a *wire.Ask) error {
 	return err
 }
 
-func (l *lane) worker() {
-	defer close(l.idle)
-	for q := range l.work {
-		answer := &wire.Answer{Id: q.id}
-		verdict, err := sdk.Verdict{}, q.err
-		if err == nil {
-			verdict, err = l.ask(q)
-		}
-		q.body.discard() // before a new body is sent: the host may be sending yet
-		if bodyErr := l.sendBody(q, &verdict, err == nil); err == nil {
-			err = bodyErr
-		}
-		q.cancel()
-		if err != nil {
-			answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
-		} else {
-			answer.Result = &wire.Answer_Verdict{Verdict: wire.ToVerdict(&verdict)}
-		}
-		close(q.answered)
-		// An error means that the stream is gone, which the handler sees too.
-		_ = l.stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}})
+// answer asks the plugin and sends what it says.
+func (l *lane) answer(q *question) {
+	answer := &wire.Answer{Id: q.id}
+	verdict, err := sdk.Verdict{}, q.err
+	if err == nil {
+		verdict, err = l.ask(q)
 	}
+	q.body.discard() // before a new body is sent: the host may be sending yet
+	if bodyErr := l.sendBody(q, &verdict, err == nil); err == nil {
+		err = bodyErr
+	}
+	q.cancel()
+	if err != nil {
+		answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
+	} else {
+		answer.Result = &wire.Answer_Verdict{Verdict: wire.ToVerdict(&verdict)}
+	}
+	close(q.answered)
+	// An error means that the stream is gone, which the reader sees too.
+	_ = l.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}})
+}
+
+func (l *lane) send(f *wire.PluginFrame) error {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	return l.stream.Send(f)
 }
 
 // ask calls the plugin and turns a panic into an error; see the package comment.

@@ -49,7 +49,7 @@ func (l *lane) copyBody(q *question, r io.Reader) error {
 		}
 		if n > 0 || first && errors.Is(err, io.EOF) { // an empty body is one empty piece: none is a mistake
 			piece := &wire.Body{Id: q.id, Data: buffer[:n]}
-			if err := l.stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: piece}}); err != nil {
+			if err := l.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: piece}}); err != nil {
 				return fmt.Errorf("replace the body: %w", err)
 			}
 		}

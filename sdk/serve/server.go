@@ -138,9 +138,7 @@ func (s *server) Lane(stream wire.Plugin_LaneServer) error {
 	if err := stream.SendHeader(nil); err != nil { // tells the host that a handler runs
 		return err
 	}
-	l := newLane(stream, s.plugin, s.parsed)
-	defer l.close()
-	return l.run()
+	return newLane(stream, s.plugin, s.parsed).run()
 }
 
 func (s *server) enter() error {
