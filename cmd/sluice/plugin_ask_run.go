@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sluicemail/sluice/cmd/internal/mailfile"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
@@ -149,7 +150,13 @@ func (m *mailAsker) report(a asked) error {
 	if m.app.json {
 		return json.NewEncoder(m.app.stdout).Encode(a)
 	}
-	_, err := fmt.Fprintln(m.app.stdout, a.line())
+	// Names of files and texts of plugins are not for the terminal to obey.
+	_, err := fmt.Fprintln(m.app.stdout, strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, a.line()))
 	return err
 }
 
