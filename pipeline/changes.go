@@ -131,7 +131,12 @@ func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
 		return false, ""
 	}
 	switch c.Kind {
-	case sdk.AddField, sdk.ReplaceField, sdk.RemoveField:
+	case sdk.RemoveField, sdk.ReplaceField:
+		if strings.EqualFold(c.Name, "Received") && w.m.Origin != sdk.Login {
+			return false, "the way of a message that came from elsewhere stays (RFC 5321 section 4.4)"
+		}
+		fallthrough
+	case sdk.AddField:
 		return !reserved(c.Name) && validFieldName(c.Name) && validValue(c.Value), ""
 	case sdk.ReplaceBody:
 		return w.checkBody()

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/trace"
@@ -83,6 +84,8 @@ type Recipient struct {
 	Added    string   // the plugin that added it; "": it was one RCPT TO. Those stand behind the others
 	Removed  string   // the plugin that removed it, or "": it gets nothing, whatever was thought about it
 
+	removedIn string // the stage in which it was removed
+
 	Score   float64  // on top of Message.Score
 	Opinion Opinion  // the strongest so far
 	Version *Version // the message as this recipient shall get it
@@ -102,8 +105,20 @@ type Opinion struct {
 // > discard > quarantine > junk > accept (RULES A2). Of equals the first stays.
 func (r *Recipient) Take(o Opinion) {
 	if o.Action > r.Opinion.Action {
+		o.Why = clip(o.Why)
 		r.Opinion = o
 	}
+}
+
+// maxWhy bounds why something was decided, in octets: it stands in the log and with each recipient in the queue, whose
+// batch is bounded (RULES B2), and a plugin may have hundreds of reasons.
+const maxWhy = 500
+
+func clip(why string) string {
+	if len(why) <= maxWhy {
+		return why
+	}
+	return strings.ToValidUTF8(why[:maxWhy-len("...")], "") + "..."
 }
 
 // TakeAll is Take for every recipient of the message.

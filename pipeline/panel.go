@@ -261,11 +261,15 @@ func replyOf(r *sdk.Reply, class int, otherwise Reply) Reply {
 	if r == nil || r.Code/100 != class || r.Code > 599 || r.Text == "" {
 		return otherwise
 	}
+	code := r.Code
+	if code == 421 { // it says that we close the connection (RFC 5321 section 3.8), which is not a plugin's to say
+		code = otherwise.Code
+	}
 	enhanced := r.Enhanced
 	if !validEnhanced(enhanced, class) {
 		enhanced = otherwise.Enhanced
 	}
-	return Reply{r.Code, enhanced, r.Text}.Clean()
+	return Reply{code, enhanced, r.Text}.Clean()
 }
 
 // validEnhanced reports whether s is an enhanced status code of that class (RFC
@@ -281,11 +285,11 @@ func validEnhanced(s string, class int) bool {
 
 func why(v sdk.RecipientVerdict) string {
 	if len(v.Detections) > 0 {
-		return strings.Join(v.Detections, ", ")
+		return clip(strings.Join(v.Detections, ", "))
 	}
 	words := make([]string, 0, len(v.Reasons))
 	for _, r := range v.Reasons {
 		words = append(words, r.Symbol)
 	}
-	return strings.Join(words, ", ")
+	return clip(strings.Join(words, ", "))
 }

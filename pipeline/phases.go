@@ -152,7 +152,7 @@ func (p *Pipeline) ask(ctx context.Context, q *Question, s *said) heard {
 			v = a.For(q.Recipient.Address)
 			event.Action, event.Score, event.Reasons, event.Detections = v.Action.String(), v.Score, v.Reasons, v.Detections
 		}
-		refused := refuseAll(&a.Verdict, &event)
+		refused := refuseAll(&a.Verdict, &event) + refuseTags(&a.Verdict, &event)
 		report := panel.report(p, a, refused)
 		var o Opinion
 		if a.Failure != nil {

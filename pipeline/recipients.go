@@ -82,7 +82,7 @@ func (m *Message) ApplyEnvelope(ctx context.Context) error {
 func (m *Message) removeRecipient(c *envelopeChange) {
 	for _, r := range m.Recipients {
 		if r.Removed == "" && sameAddress(r.Address, c.address) {
-			r.Removed = c.plugin
+			r.Removed, r.removedIn = c.plugin, c.stage
 			m.traceEnvelope(c, "removed", "it gets nothing")
 		}
 	}
@@ -92,6 +92,12 @@ func (m *Message) removeRecipient(c *envelopeChange) {
 // the version, score and opinion of the one on whose behalf it is there, the most lenient
 // of several: what nobody may have does not go out by another door.
 func (m *Message) addRecipient(ctx context.Context, c *envelopeChange) error {
+	base := m.Recipients[c.behalf[0]]
+	for _, i := range c.behalf[1:] {
+		if m.Recipients[i].Opinion.Action < base.Opinion.Action {
+			base = m.Recipients[i]
+		}
+	}
 	for _, r := range m.Recipients {
 		if !sameAddress(r.Address, c.address) {
 			continue
@@ -100,15 +106,13 @@ func (m *Message) addRecipient(ctx context.Context, c *envelopeChange) error {
 			m.traceEnvelope(c, "added", "it was a recipient already")
 			return nil
 		}
+		if r.removedIn != c.stage { // this stage did not look at its copy
+			r.Version, r.Score = base.Version, max(r.Score, base.Score)
+			r.Take(base.Opinion)
+		}
 		r.Removed = ""
 		m.traceEnvelope(c, "added", "again")
 		return nil
-	}
-	base := m.Recipients[c.behalf[0]]
-	for _, i := range c.behalf[1:] {
-		if m.Recipients[i].Opinion.Action < base.Opinion.Action {
-			base = m.Recipients[i]
-		}
 	}
 	r := &Recipient{Address: c.address, Added: c.plugin, Score: base.Score, Opinion: base.Opinion, Version: base.Version}
 	reply := ReplyNoRelay

@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,9 +35,12 @@ func (s *Session) envelope() sdk.Envelope {
 // Blame returns which plugin refused the session, and why.
 func (s *Session) Blame() (plugin, why string) { return s.said.blame() }
 
-// maxNotes bounds the events of the phases before content, in each of session and
-// transaction: a client may try many recipients.
-const maxNotes = 100
+// Bounds on the events of the phases before content, in each of session and
+// transaction: a client may try many recipients, and a plugin have many reasons.
+const (
+	maxNotes      = 100
+	maxNoteOctets = 64 << 10 // about; of more only the action and its text are kept
+)
 
 // said is what plugins said before the content, about a session or a transaction.
 // Its owner is one goroutine; shadow plugins note from others.
@@ -48,6 +53,7 @@ type said struct {
 
 	mu      sync.Mutex
 	events  []trace.Event
+	octets  int // of events, about
 	dropped int
 	taken   bool // a transaction's: the trace has begun
 }
@@ -83,6 +89,11 @@ func (s *said) note(e trace.Event) bool {
 	case len(s.events) >= maxNotes:
 		s.dropped++
 	default:
+		octets := e.Trim()
+		if s.octets+octets > maxNoteOctets {
+			octets = e.Bare()
+		}
+		s.octets += octets
 		s.events = append(s.events, e)
 	}
 	return true
@@ -104,17 +115,36 @@ func (s *said) tell(t *trace.Trace, last bool) {
 // maxTags bounds the tags of one message.
 const maxTags = 100
 
-// addTags adds tags to a map that may be nil; one that is there is replaced.
+// addTags returns a map with more tags; one that is there is replaced. The old map stays as it is: questions hold it, and
+// one that was given up may be on its way to the wire still.
 func addTags(to, tags map[string]string) map[string]string {
-	if to == nil && len(tags) > 0 {
-		to = make(map[string]string, len(tags))
+	if len(tags) == 0 {
+		return to
 	}
-	for k, v := range tags {
-		if _, have := to[k]; have || len(to) < maxTags {
-			to[k] = v
+	all := make(map[string]string, len(to)+len(tags))
+	maps.Copy(all, to)
+	for _, k := range slices.Sorted(maps.Keys(tags)) { // where there is no room for all, the same ones each time
+		if _, have := all[k]; have || len(all) < maxTags {
+			all[k] = tags[k]
 		}
 	}
-	return to
+	return all
+}
+
+// ownTags begins the names of tags that the server alone gives: they say what a question is about, not what somebody
+// thinks (sdk/PROTOCOL.md, sluice.control).
+const ownTags = "sluice."
+
+// refuseTags takes out of a verdict the tags that only the server may give, and returns how many those were.
+func refuseTags(v *sdk.Verdict, event *trace.Event) (refused int) {
+	for _, k := range slices.Sorted(maps.Keys(v.Tags)) {
+		if len(k) >= len(ownTags) && strings.EqualFold(k[:len(ownTags)], ownTags) {
+			delete(v.Tags, k)
+			refused++
+			noteChange(event, refusedPrefix+"tag "+k)
+		}
+	}
+	return refused
 }
 
 // meet gives a message that begins what was said about its session.
@@ -125,7 +155,7 @@ func (m *Message) meet() {
 	m.met = true
 	if m.Session != nil {
 		m.Score = bounded(m.Score + m.Session.said.score)
-		m.Tags = addTags(maps.Clone(m.Session.said.tags), m.Tags)
+		m.Tags = addTags(m.Session.said.tags, m.Tags)
 	}
 }
 

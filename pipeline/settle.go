@@ -21,6 +21,7 @@ func (p *Panel) Settle(m *Message, answers []Answer) {
 		if p.phase() != sdk.PhaseRoute {
 			refused = refuseRoutes(&a.Verdict, &event)
 		}
+		refuseTags(&a.Verdict, &event) // counted below, like changes
 		if err := p.change(m, a, &event); err != nil {
 			a.Failure, a.Verdict = &Failure{FailInvalid, err}, sdk.Verdict{}
 		}

@@ -8,7 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/cmd/internal/control"
@@ -131,9 +134,24 @@ func show[T any](ctx context.Context, a *app, op operation, request any, text fu
 		if err := json.Unmarshal(raw, &item); err != nil {
 			return fmt.Errorf("read the answer to %s: %w", op.name, err)
 		}
-		text(a.stdout, item)
-		return nil
+		var b strings.Builder
+		text(&b, item)
+		_, err := io.WriteString(a.stdout, plain(b.String()))
+		return err
 	})
+}
+
+// plain makes what peers and plugins wrote harmless for a terminal: no control characters but line ends, and nothing
+// that changes the direction of writing.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n':
+		case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r), r == '\u2028', r == '\u2029', r == utf8.RuneError:
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // startControl offers the operations, and what only a running server can do, on

@@ -12,7 +12,6 @@ package antivirus
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -87,7 +86,7 @@ func (s *Stage) opinion(a *pipeline.Answer, v sdk.RecipientVerdict) pipeline.Opi
 	if len(v.Detections) == 0 {
 		return o
 	}
-	o.Action, o.Why = s.config.OnInfected, "found "+strings.Join(v.Detections, ", ")
+	o.Action, o.Why = s.config.OnInfected, "found "+o.Why
 	o.Reply = pipeline.Reply{}
 	if o.Action == sdk.Reject {
 		o.Reply = pipeline.Reply{Code: 550, Enhanced: "5.7.1", Text: "The message contains a virus: " + v.Detections[0]}.Clean()

@@ -63,7 +63,7 @@ func putEvents(b *kv.Batch, id storage.ID, events []Event) {
 func Append(b *kv.Batch, id storage.ID, at time.Time, events ...Event) {
 	events = slices.Clone(events)
 	for i := range events {
-		events[i].trim()
+		events[i].Trim()
 	}
 	b.Set(eventKey(id, at), AppendEvents(make([]byte, 0, 128*len(events)), events))
 }

@@ -11,7 +11,7 @@ package trace
 
 import (
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +24,12 @@ const (
 	MaxReasons = 100 // in one event
 	MaxText    = 500 // octets of one text
 
-	maxOctets = 512 << 10 // of all events together, about; the ends come on top
+	// Octets, about. What is over maxDetail is told without its reasons, detections and changes, so that a plugin with
+	// much to say leaves room for what the others decided.
+	maxDetail = 64 << 10          // of one plugin in one message, and of one event
+	maxOctets = 512 << 10         // of all events together; the ends come on top
+	maxFull   = 3 * maxOctets / 4 // of those with all that they say
+	forAll    = 100               // events about all recipients, on top of MaxEvents
 )
 
 // Trace is the story of one message. Head is fixed; events are added from any
@@ -35,6 +40,7 @@ type Trace struct {
 	mu      sync.Mutex
 	events  []Event
 	octets  int
+	detail  map[string]int // octets by plugin
 	dropped int
 }
 
@@ -80,36 +86,70 @@ func (t *Trace) Add(e Event) { t.add(e, false) }
 func (t *Trace) End(e Event) { t.add(e, true) }
 
 func (t *Trace) add(e Event, always bool) {
-	octets := e.trim()
+	octets := e.Trim()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !always && (len(t.events) >= MaxEvents || t.octets+octets > maxOctets) {
-		t.dropped++
-		return
+	if !always {
+		if t.detail[e.Plugin]+octets > maxDetail || t.octets+octets > maxFull {
+			octets = e.Bare()
+		}
+		most := MaxEvents
+		if e.Recipient == "" {
+			most += forAll
+		}
+		if len(t.events) >= most || t.octets+octets > maxOctets {
+			t.dropped++
+			return
+		}
+		if e.Plugin != "" {
+			if t.detail == nil {
+				t.detail = make(map[string]int, 4)
+			}
+			t.detail[e.Plugin] += octets
+		}
 	}
 	t.octets += octets
 	t.events = append(t.events, e)
 }
 
-// trim cuts what is too long and returns about how much is left. What the event
+// Trim cuts what is too long and returns about how many octets are left. What the event
 // shares with others is not changed.
-func (e *Event) trim() (octets int) {
-	e.Text = cut(e.Text)
-	octets = 100 + len(e.Text) + len(e.Recipient)
-	e.Reasons = slices.Clone(e.Reasons[:min(len(e.Reasons), MaxReasons)])
-	for i := range e.Reasons {
-		r := &e.Reasons[i]
+func (e *Event) Trim() (octets int) {
+	octets = e.bare()
+	list := e.Reasons[:min(len(e.Reasons), MaxReasons)]
+	e.Reasons = make([]sdk.Reason, 0, len(list))
+	for _, r := range list {
 		r.Symbol, r.Text = cut(r.Symbol), cut(r.Text)
-		octets += 10 + len(r.Symbol) + len(r.Text)
+		if octets += 10 + len(r.Symbol) + len(r.Text); octets > maxDetail/2 {
+			break
+		}
+		e.Reasons = append(e.Reasons, r)
 	}
-	e.Detections = e.Detections[:min(len(e.Detections), MaxReasons)]
-	for _, d := range e.Detections {
-		octets += len(d)
+	if len(e.Reasons) == 0 {
+		e.Reasons = nil
 	}
-	for _, c := range e.Changes {
-		octets += len(c)
+	fits := func(list []string) []string {
+		for i, s := range list {
+			if octets += len(s); i >= MaxReasons || octets > maxDetail {
+				return list[:i:i]
+			}
+		}
+		return list
 	}
-	return octets
+	e.Detections = fits(e.Detections)
+	e.Changes = fits(e.Changes)
+	return min(octets, maxDetail)
+}
+
+// Bare leaves who did what, and the text, and returns about how many octets that is.
+func (e *Event) Bare() (octets int) {
+	e.Reasons, e.Detections, e.Changes = nil, nil, nil
+	return e.bare()
+}
+
+func (e *Event) bare() (octets int) {
+	e.Text = cut(e.Text)
+	return 100 + len(e.Text) + len(e.Recipient) + len(e.Plugin) + len(e.Version)
 }
 
 // Events returns a copy of the events so far, in the order in which they were
@@ -127,7 +167,7 @@ func (t *Trace) Events() []Event {
 
 func cut(s string) string {
 	if len(s) > MaxText {
-		return s[:MaxText]
+		return strings.ToValidUTF8(s[:MaxText], "")
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
@@ -105,5 +106,36 @@ func TestTheEndsAlwaysFit(t *testing.T) {
 	last := tr.Events()[len(tr.Events())-1]
 	if found != ends || last.Action != "cut" {
 		t.Errorf("%d ends, last event %+v", found, last)
+	}
+}
+
+// TestTheLoudLeaveRoom: what one plugin says at the greatest length leaves room for the reasons of the others, and what all of
+// them say about everybody is told before what they say about each.
+func TestTheLoudLeaveRoom(t *testing.T) {
+	long := make([]sdk.Reason, 500)
+	for i := range long {
+		long[i] = sdk.Reason{Symbol: "LONG", Text: strings.Repeat("\u00e4", 1000)}
+	}
+	tr := &Trace{}
+	for _, plugin := range []string{"one", "two", "three", "four", "five"} {
+		tr.Add(Event{Plugin: plugin, Action: "accept", Reasons: long, Detections: strings.Fields(strings.Repeat(strings.Repeat("d", 200)+" ", 100))})
+		for i := range 100 {
+			tr.Add(Event{Plugin: plugin, Action: "accept", Recipient: fmt.Sprint(i), Reasons: long})
+		}
+	}
+	tr.Add(Event{Plugin: "quiet", Action: "reject", Reasons: []sdk.Reason{{Symbol: "X"}}})
+	events := tr.Events()
+	if n := len(events[0].Reasons); n < 10 || n > MaxReasons || !utf8.ValidString(events[0].Reasons[0].Text) {
+		t.Errorf("%d reasons of the first event", n)
+	}
+	quiet := false
+	for _, e := range events {
+		quiet = quiet || e.Plugin == "quiet" && len(e.Reasons) == 1
+	}
+	if !quiet {
+		t.Errorf("%d events, and not the one that counts", len(events))
+	}
+	if tr.octets > maxOctets {
+		t.Errorf("%d octets", tr.octets)
 	}
 }
