@@ -17,7 +17,7 @@ func TestBreaker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.writeFile("sluice.toml", strings.Replace(string(text), `timeout = "2s"`, "timeout = \"1s\"\nbreaker_failures = 3\nbreaker_wait = \"4s\"", 1))
+	s.writeFile("sluice.toml", strings.Replace(string(text), `timeout = "2s"`, "timeout = \"1s\"\nbreaker_failures = 3\nbreaker_wait = \"2s\"", 1))
 	s.start()
 	for n := range 3 {
 		if got, reply := s.sendMischief(fmt.Sprintf("slow.%d@example.org", n), "hang"); got != unscanned {
