@@ -253,7 +253,7 @@ func (l *lane) ask(ctx context.Context, phase wire.Phase, m *message, event *wir
 	}
 	if err := l.contents(phase, m); err != nil {
 		if !stop.Stop() {
-			return nil, fmt.Errorf("it does not read: %s of sending, and no answer", limit)
+			return nil, fmt.Errorf("no answer within %s, and not all of the message was read by then", limit)
 		}
 		return nil, err
 	}
