@@ -2,7 +2,6 @@ package attachments
 
 import (
 	"archive/tar"
-	"archive/zip"
 	"bytes"
 	"compress/bzip2"
 	"compress/gzip"
@@ -17,20 +16,24 @@ import (
 
 // archive is a file that has files in it.
 type archive struct {
-	name   string // "invoice.zip > inner.rar"
+	where  string // "invoice.zip > inner.rar"
+	name   string // "inner.rar"
 	file   *kept
 	packed int64
 	depth  int
 }
 
-var errEncrypted = errors.New("encrypted")
+var (
+	errEncrypted = errors.New("encrypted")
+	errWindow    = errors.New("its window is too large")
+)
 
 // maxDictionary is how much memory a decoder may take for its window, in octets.
 const maxDictionary = 64 << 20
 
 func archives() map[string]func(*look, *archive) error {
 	return map[string]func(*look, *archive) error{
-		"zip": lookZip, "tar": lookTar, "rar": lookRar, "7z": look7z,
+		"zip": lookZip, "zip behind": lookZipBehind, "tar": lookTar, "rar": lookRar, "7z": look7z, "tnef": lookTNEF, "message": lookMessage,
 		"gzip":  single(func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }),
 		"bzip2": single(func(r io.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }),
 		"xz":    single(newXz),
@@ -55,7 +58,7 @@ func newXz(r io.Reader) (io.Reader, error) {
 	for i := 12; i+2 < n; i++ { // filter 0x21, one octet of properties
 		if head[i] == 0x21 && head[i+1] == 1 {
 			if window2(head[i+2]) > maxDictionary {
-				return nil, errors.New("its window is too large")
+				return nil, errWindow
 			}
 			break
 		}
@@ -65,7 +68,7 @@ func newXz(r io.Reader) (io.Reader, error) {
 
 // entry looks at one file of an archive; encrypted ones are noted.
 func (l *look) entry(a *archive, name string, locked bool, open func() (io.Reader, error)) error {
-	where := a.name + " > " + name
+	where := a.where + " > " + printable(name)
 	if l.files++; l.over(where, a.packed) {
 		return errOver
 	}
@@ -79,37 +82,15 @@ func (l *look) entry(a *archive, name string, locked bool, open func() (io.Reade
 	}
 	r, err := open()
 	if err != nil {
-		l.find(damaged, where, "cannot be read: "+err.Error())
+		l.unread(where, "the file", err)
 		return nil
 	}
-	l.enter(where, r, a.packed, a.depth)
+	l.enter(where, name, r, a.packed, a.depth, "")
 	if closer, ok := r.(io.Closer); ok {
 		_ = closer.Close()
 	}
 	if l.over(where, a.packed) {
 		return errOver
-	}
-	return nil
-}
-
-// lookZip reads zip and what is built on it: Office documents, Java archives, packages of Android.
-func lookZip(l *look, a *archive) error {
-	r, err := zip.NewReader(a.file, a.file.size)
-	if err != nil && !errors.Is(err, zip.ErrInsecurePath) { // names with ".." are looked at; nothing is written under them
-		return err
-	}
-	for _, f := range r.File {
-		base := strings.ToLower(f.Name[strings.LastIndexByte(f.Name, '/')+1:])
-		if base == "vbaproject.bin" || strings.HasPrefix(strings.ToLower(f.Name), "xl/macrosheets/") {
-			l.find(macros, a.name, "the document has macros")
-		}
-		if f.FileInfo().IsDir() {
-			continue
-		}
-		// Bit 0: encrypted; bit 13: names are hidden too (APPNOTE section 4.4.4).
-		if err := l.entry(a, f.Name, f.Flags&(1|1<<13) != 0, func() (io.Reader, error) { return f.Open() }); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -123,11 +104,16 @@ func lookTar(l *look, a *archive) error {
 			return nil
 		case err != nil && !errors.Is(err, tar.ErrInsecurePath):
 			return err
-		case h.Typeflag != tar.TypeReg:
-			l.files++
-			continue
 		}
-		if err := l.entry(a, h.Name, false, func() (io.Reader, error) { return r, nil }); err != nil {
+		open := func() (io.Reader, error) { return r, nil }
+		switch h.Typeflag {
+		case tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo, tar.TypeXGlobalHeader:
+			open = nil // they have no octets; every other type is a file to some program, sparse ones too
+		}
+		if h.Typeflag == tar.TypeDir {
+			h.Name = ""
+		}
+		if err := l.entry(a, h.Name, false, open); err != nil {
 			return err
 		}
 	}
@@ -168,18 +154,16 @@ func single(open func(io.Reader) (io.Reader, error)) func(*look, *archive) error
 		if err != nil {
 			return err
 		}
-		inside := lastName(a.name)
-		for _, ending := range []string{".gz", ".bz2", ".xz", ".zst", ".tgz"} {
-			inside = strings.TrimSuffix(inside, ending)
+		inside := a.name
+		for _, ending := range []string{".gz", ".bz2", ".xz", ".zst", ".tgz", ".z", ".bz"} {
+			if len(inside) > len(ending) && strings.EqualFold(inside[len(inside)-len(ending):], ending) {
+				inside = inside[:len(inside)-len(ending)]
+				break
+			}
+		}
+		if g, ok := r.(*gzip.Reader); ok && g.Name != "" { // which of the two the file gets is the program's choice
+			l.name(g.Name, a.where+" > "+printable(g.Name))
 		}
 		return l.entry(a, inside, false, func() (io.Reader, error) { return r, nil })
 	}
-}
-
-// lastName is what stands after the last " > ".
-func lastName(where string) string {
-	if i := strings.LastIndex(where, " > "); i >= 0 {
-		return where[i+3:]
-	}
-	return where
 }

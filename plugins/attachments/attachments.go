@@ -3,7 +3,9 @@
 // names that deceive, and structures that programs read differently.
 //
 // The message is kept in memory up to 256 KiB, else in the plugin's temporary directory, while
-// it is looked at; the shared parse says where its parts are. Archives (zip and everything built on it, tar,
+// it is looked at; the shared parse says where its parts are. What programs may read beside
+// them is looked at too: every name and encoding of a repeated field, what stands before, between and behind the parts,
+// multiparts and messages in base64 or quoted-printable, messages attached as files, uuencode, yEnc and TNEF. Archives (zip and everything built on it, tar,
 // gzip, bzip2, xz, zstd, rar, 7z) are looked into within limits on depth, ratio, files, octets
 // and time; nothing is ever written under a name of the archive's. Of 7z only the list of
 // files is read.
@@ -20,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strings"
 	"time"
@@ -38,6 +39,7 @@ type Settings struct {
 	Macros     sdk.Action `config:"macros"`      // a document with macros
 	Limit      sdk.Action `config:"limit"`       // an archive over a limit
 	Damaged    sdk.Action `config:"damaged"`     // an archive that does not read
+	Unreadable sdk.Action `config:"unreadable"`  // an archive of a kind that nothing here looks into
 	Deceptive  sdk.Action `config:"deceptive"`   // a name written to look like another
 	Ambiguous  sdk.Action `config:"ambiguous"`   // a structure that programs read differently
 	Score      float64    `config:"score"`       // spam points for each kind of finding
@@ -58,7 +60,7 @@ func defaults() Settings {
 	return Settings{
 		BlockTypes: []string{"executable", "shortcut"}, BlockNames: dangerousNames(),
 		Blocked: sdk.Reject, Encrypted: sdk.Quarantine, Macros: sdk.Quarantine, Limit: sdk.Quarantine,
-		Damaged: sdk.Accept, Deceptive: sdk.Quarantine, Ambiguous: sdk.Accept,
+		Damaged: sdk.Accept, Unreadable: sdk.Quarantine, Deceptive: sdk.Quarantine, Ambiguous: sdk.Accept,
 		Limits: Limits{Depth: 5, Files: 2000, Octets: 500 << 20, Ratio: 200, Time: 8 * time.Second},
 		Text:   "The message has an attachment that is not accepted here",
 	}
@@ -140,40 +142,21 @@ func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
 	if err != nil {
 		return sdk.Verdict{}, fmt.Errorf("read the message's parts: %w", err)
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, p.settings.Limits.Time)
 	defer cancel()
 	l := newLook(ctx, &p.settings)
 	for _, a := range parsed.Ambiguities {
 		l.find(ambiguous, "", a.Kind+": "+a.Text)
 	}
-	for i := range parsed.Parts {
-		if part := &parsed.Parts[i]; !strings.HasPrefix(part.Type, "multipart/") && !strings.HasPrefix(part.Type, "message/rfc822") {
-			l.part(part, kept)
-		}
-	}
+	l.message(parsed, kept)
 	if parsed.Truncated {
 		l.find(overLimit, "", "the message has more parts than are looked at")
 	}
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return sdk.Verdict{}, err
+	if err := errors.Join(outer.Err(), l.failed); err != nil {
+		return sdk.Verdict{}, fmt.Errorf("look at the attachments: %w", err)
 	}
 	return l.verdict(), nil
-}
-
-// part looks at one leaf of the message.
-func (l *look) part(part *sdk.Part, kept *kept) {
-	name := part.Name
-	l.name(name, name)
-	if strings.HasPrefix(part.Type, "text/") {
-		for _, inside := range uuencoded(part.Text) {
-			l.name(inside, inside)
-		}
-	}
-	body := io.NewSectionReader(kept, part.Offset, part.Length)
-	if name == "" {
-		name = part.Type
-	}
-	l.enter(name, decoded(part.Encoding, body), part.Length, 0)
 }
 
 // verdict is the strongest of what the findings mean.
@@ -209,6 +192,8 @@ func (s *Settings) action(f finding) sdk.Action {
 		return s.Limit
 	case damaged:
 		return s.Damaged
+	case unreadable:
+		return s.Unreadable
 	case deceptive:
 		return s.Deceptive
 	case ambiguous:

@@ -1,17 +1,18 @@
 package attachments
 
 import (
+	"archive/zip"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"mime/quotedprintable"
-	"os"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/nwaples/rardecode/v2"
 )
 
 // finding is a kind of thing that is found; part of the reason's symbol.
@@ -25,9 +26,12 @@ const (
 	damaged   finding = "DAMAGED"
 	deceptive finding = "DECEPTIVE"
 	ambiguous finding = "AMBIGUOUS"
+
+	unreadable finding = "UNREADABLE"
 )
 
-// maxFindings is how many findings of a message are told.
+// maxFindings is how many findings of a message are told; of each kind the first always is, so
+// that many small ones hide no other.
 const maxFindings = 50
 
 // look is the work on one message.
@@ -35,8 +39,11 @@ type look struct {
 	ctx      context.Context
 	settings *Settings
 	findings []found
+	kinds    map[finding]bool
 	files    int
 	octets   int64
+	before   int64 // octets that were unpacked before the attachment at hand
+	failed   error // of our own: a full disk, not the message
 }
 
 type found struct {
@@ -44,16 +51,19 @@ type found struct {
 	text string
 }
 
-func newLook(ctx context.Context, s *Settings) *look { return &look{ctx: ctx, settings: s} }
+func newLook(ctx context.Context, s *Settings) *look {
+	return &look{ctx: ctx, settings: s, kinds: make(map[finding]bool)}
+}
 
 func (l *look) find(kind finding, where, text string) {
 	if where != "" {
-		text = printable(where) + ": " + text
+		text = where + ": " + text
 	}
-	f := found{kind, text}
-	if len(l.findings) < maxFindings && !slices.Contains(l.findings, f) {
+	f := found{kind, printable(text)}
+	if (len(l.findings) < maxFindings || !l.kinds[kind]) && !slices.Contains(l.findings, f) {
 		l.findings = append(l.findings, f)
 	}
+	l.kinds[kind] = true
 }
 
 // printable makes a name fit for a log.
@@ -64,8 +74,8 @@ func printable(s string) string {
 		}
 		return '?'
 	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "..."
+	if len(s) > 500 {
+		s = strings.ToValidUTF8(s[:500], "") + "..."
 	}
 	return s
 }
@@ -75,13 +85,11 @@ func (l *look) name(name, where string) {
 	if name == "" {
 		return
 	}
-	plain := plainName(name)
-	if l.matches(l.settings.AllowNames, plain) {
-		return
+	whole, _, cut := strings.Cut(name, "\x00") // where programs in C stop reading
+	if cut {
+		l.blockedName(whole, where)
 	}
-	if l.matches(l.settings.BlockNames, plain) {
-		l.find(blocked, where, "files of this name are not accepted")
-	}
+	l.blockedName(name, where)
 	if strings.ContainsFunc(name, deceives) {
 		l.find(deceptive, where, "the name has characters that are not shown or turn the text around")
 	}
@@ -90,20 +98,36 @@ func (l *look) name(name, where string) {
 	}
 }
 
-// deceives reports whether a character is invisible or changes how its neighbours are shown.
+func (l *look) blockedName(name, where string) {
+	plain := plainName(name)
+	if l.matches(l.settings.BlockNames, plain) && !l.matches(l.settings.AllowNames, plain) {
+		l.find(blocked, where, "files of this name are not accepted")
+	}
+}
+
+// deceives reports whether a character changes how its neighbours are shown, or is there to be
+// overlooked.
 func deceives(r rune) bool {
-	return r == 0 || r == '\n' || r == '\r' || r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069 || r >= 0x200B && r <= 0x200F && r != 0x200D
+	return r < ' ' && r != '\t' || r == 0x7F || r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x206F ||
+		r == 0x200B || r >= 0x2060 && r <= 0x2064 || r >= 0xE0000 && r <= 0xE007F
+}
+
+// invisible reports whether a character is not shown. Those that do not deceive stand in honest names: the marks of
+// Hebrew and Arabic, the joiners of Persian and Hindi, the soft hyphen.
+func invisible(r rune) bool {
+	return deceives(r) || unicode.Is(unicode.Cf, r)
 }
 
 // plainName is the last element of a name as a system that opens it reads it: small letters, without
 // what is not shown, and without the dots and spaces at the end that Windows ignores.
 func plainName(name string) string {
 	name = strings.Map(func(r rune) rune {
-		if deceives(r) {
+		if invisible(r) {
 			return -1
 		}
 		return unicode.ToLower(r)
 	}, name)
+	name = strings.TrimRight(name, `/\. `+"\t")
 	name = name[strings.LastIndexAny(name, `/\`)+1:]
 	if i := strings.Index(name, "::$"); i >= 0 { // NTFS streams: "a.exe::$data" is a.exe
 		name = name[:i]
@@ -133,7 +157,7 @@ func (l *look) over(where string, packed int64) bool {
 		l.find(overLimit, where, fmt.Sprintf("more than %d files in archives", limits.Files))
 	case l.octets > int64(limits.Octets):
 		l.find(overLimit, where, fmt.Sprintf("more than %d octets unpacked", limits.Octets))
-	case packed > 0 && l.octets > 1<<20 && l.octets/packed > int64(limits.Ratio):
+	case packed > 0 && l.octets-l.before > 1<<20 && (l.octets-l.before)/packed > int64(limits.Ratio):
 		l.find(overLimit, where, fmt.Sprintf("unpacks to more than %d times its size", limits.Ratio))
 	default:
 		return false
@@ -142,17 +166,20 @@ func (l *look) over(where string, packed int64) bool {
 }
 
 // enter looks at one file: its octets, and if it is an archive, what is in it. packed is how
-// many octets of the message it came from, for the ratio.
-func (l *look) enter(name string, r io.Reader, packed int64, depth int) {
+// many octets of the message it came from, for the ratio; kind is what somebody said it is, or "".
+func (l *look) enter(where, name string, r io.Reader, packed int64, depth int, kind string) {
 	defer func() {
 		if cause := recover(); cause != nil { // a parser of somebody else's; this one is lost, the others are looked at
-			l.find(damaged, name, fmt.Sprintf("cannot be read: %v", cause))
+			l.find(damaged, where, fmt.Sprintf("cannot be read: %v", cause))
 		}
 	}()
-	if l.over(name, packed) {
+	if depth == 0 {
+		l.before = l.octets
+	}
+	if l.over(where, packed) {
 		return
 	}
-	file, err := keep(&metered{l: l, r: r, packed: packed, where: name}, -1)
+	file, err := keep(&metered{l: l, r: r, packed: packed, where: where}, -1)
 	if file != nil {
 		defer file.close()
 	}
@@ -160,12 +187,29 @@ func (l *look) enter(name string, r io.Reader, packed int64, depth int) {
 	case errors.Is(err, errOver): // was noted
 		return
 	case err != nil:
-		l.find(damaged, name, "cannot be read: "+err.Error())
+		l.unread(where, "the file", err)
 	}
 	if file == nil {
 		return
 	}
-	l.octetsOf(name, file, packed, depth)
+	l.octetsOf(where, name, file, packed, depth, kind)
+}
+
+// unread notes why something could not be read: its fault, that of the format, or ours.
+func (l *look) unread(where, what string, err error) {
+	var own *fs.PathError // of our temporary file
+	switch {
+	case errors.As(err, &own):
+		l.failed = errors.Join(l.failed, fmt.Errorf("keep what is looked at: %w", err))
+	case errors.Is(err, errEncrypted):
+		l.find(encrypted, where, what+" is encrypted")
+	case errors.Is(err, zip.ErrAlgorithm), errors.Is(err, rardecode.ErrMultiVolume), errors.Is(err, rardecode.ErrUnknownVersion),
+		errors.Is(err, rardecode.ErrUnsupportedDecoder), errors.Is(err, rardecode.ErrUnknownDecoder), errors.Is(err, rardecode.ErrDictionaryTooLarge),
+		errors.Is(err, errWindow), strings.Contains(err.Error(), "unsupported compression"):
+		l.find(unreadable, where, what+" cannot be looked into: "+printable(err.Error()))
+	default:
+		l.find(damaged, where, what+" does not read: "+printable(err.Error()))
+	}
 }
 
 // metered counts what is unpacked, and ends at the limits.
@@ -188,180 +232,56 @@ func (m *metered) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// octetsOf judges a file by what it is.
-func (l *look) octetsOf(name string, file *kept, packed int64, depth int) {
-	if l.matches(l.settings.AllowNames, plainName(lastName(name))) {
-		return
-	}
+// octetsOf judges a file by what it is. kind is what its declaration says that no octets say:
+// "message", "text", or "".
+func (l *look) octetsOf(where, name string, file *kept, packed int64, depth int, kind string) {
 	head := make([]byte, 4096)
 	n, _ := file.ReadAt(head, 0)
-	kind := typeOf(head[:n])
-	if slices.Contains(l.settings.BlockTypes, kind) {
-		l.find(blocked, name, "its content is of the type "+kind+", which is not accepted")
+	found := typeOf(head[:n])
+	if found == "" {
+		found = typeFarIn(file)
 	}
-	if kind == "ole" && oleHasMacros(file) {
-		l.find(macros, name, "the document has macros")
+	plain := plainName(name)
+	if slices.Contains(l.settings.BlockTypes, found) && !l.matches(l.settings.AllowNames, plain) {
+		l.find(blocked, where, "its content is of the type "+found+", which is not accepted")
 	}
-	open, ok := archives()[kind]
+	if found == "ole" && oleHasMacros(file) {
+		l.find(macros, where, "the document has macros")
+	}
+	kinds := []string{found}
+	switch {
+	case kind == "message", found == "" && kind == "" && looksLikeMessage(head[:n], plain):
+		kinds = append(kinds, "message")
+	case found == "":
+		kinds[0] = typeByName(plain)
+	}
+	if found != "zip" && endsAsZip(file) { // a zip may have anything in front
+		kinds = append(kinds, "zip behind")
+	}
+	for _, kind := range kinds {
+		l.open(kind, where, name, file, packed, depth)
+	}
+	if found == "" {
+		l.inline(where, file, packed, depth)
+	}
+}
+
+// open looks into an archive.
+func (l *look) open(kind, where, name string, file *kept, packed int64, depth int) {
+	if closed(kind) {
+		l.find(unreadable, where, "nothing here looks into files of the type "+kind)
+		return
+	}
+	look, ok := archives()[kind]
 	if !ok {
 		return
 	}
 	if depth >= l.settings.Limits.Depth {
-		l.find(overLimit, name, fmt.Sprintf("archives within archives deeper than %d", l.settings.Limits.Depth))
+		l.find(overLimit, where, fmt.Sprintf("archives within archives deeper than %d", l.settings.Limits.Depth))
 		return
 	}
-	err := open(l, &archive{name: name, file: file, packed: packed, depth: depth + 1})
-	switch {
-	case err == nil || errors.Is(err, errOver):
-	case errors.Is(err, errEncrypted):
-		l.find(encrypted, name, "the archive is encrypted")
-	default:
-		l.find(damaged, name, "the archive does not read: "+err.Error())
+	err := look(l, &archive{where: where, name: name, file: file, packed: packed, depth: depth + 1})
+	if err != nil && !errors.Is(err, errOver) {
+		l.unread(where, "the archive", err)
 	}
 }
-
-// decoded undoes a Content-Transfer-Encoding as lenient readers do.
-func decoded(encoding string, r io.Reader) io.Reader {
-	switch encoding {
-	case "base64":
-		return base64.NewDecoder(base64.StdEncoding, &lettersOf64{r: r})
-	case "quoted-printable":
-		return quotedprintable.NewReader(r)
-	}
-	return r
-}
-
-// lettersOf64 leaves out what is not in base64's alphabet (RFC 2045 section 6.8), and ends
-// at the padding.
-type lettersOf64 struct {
-	r     io.Reader
-	n     int // letters so far
-	ended bool
-}
-
-// Read implements io.Reader.
-func (l *lettersOf64) Read(p []byte) (int, error) {
-	for {
-		if l.ended {
-			return 0, io.EOF
-		}
-		n, err := l.r.Read(p)
-		kept := 0
-		for _, c := range p[:n] {
-			if c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '+' || c == '/' {
-				p[kept] = c
-				kept++
-			} else if c == '=' {
-				l.ended = true
-				break
-			}
-		}
-		l.n += kept
-		if l.ended || errors.Is(err, io.EOF) {
-			l.ended = true
-			for pad := (4 - l.n%4) % 4; pad > 0 && kept < len(p); pad-- {
-				p[kept] = '='
-				kept++
-			}
-		}
-		if kept > 0 || err != nil {
-			return kept, nilAtEnd(err, kept)
-		}
-	}
-}
-
-func nilAtEnd(err error, n int) error {
-	if n > 0 && errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
-
-// uuencoded returns the names of files that stand in a text in the old way.
-func uuencoded(text string) []string {
-	var names []string
-	for line := range strings.Lines(text) {
-		rest, ok := strings.CutPrefix(line, "begin ")
-		mode, name, ok2 := strings.Cut(strings.TrimRight(rest, "\r\n"), " ")
-		if ok && ok2 && (len(mode) == 3 || len(mode) == 4) && strings.Trim(mode, "01234567") == "" && name != "" && len(names) < 100 {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// inMemory is the largest file that is kept in memory, in octets.
-const inMemory = 256 << 10
-
-// kept is a file at which somebody looks: in memory, or in a temporary file without a name.
-type kept struct {
-	octets []byte
-	file   *os.File
-	size   int64
-}
-
-// keep reads r to its end. With an error of r there may be a file too: what came before.
-func keep(r io.Reader, size int64) (*kept, error) {
-	room := int64(4096)
-	if size > 0 {
-		room = min(size, inMemory)
-	}
-	k := &kept{octets: make([]byte, 0, room)}
-	for {
-		if len(k.octets) >= inMemory { // its capacity may be a little more
-			return k.spill(r)
-		}
-		if len(k.octets) == cap(k.octets) {
-			k.octets = slices.Grow(k.octets, min(max(len(k.octets), 4096), inMemory-len(k.octets)))
-		}
-		n, err := r.Read(k.octets[len(k.octets):min(cap(k.octets), inMemory)])
-		k.octets = k.octets[:len(k.octets)+n]
-		k.size = int64(len(k.octets))
-		if errors.Is(err, io.EOF) {
-			return k, nil
-		}
-		if err != nil {
-			return k, err
-		}
-	}
-}
-
-func (k *kept) spill(r io.Reader) (*kept, error) {
-	f, err := os.CreateTemp("", "attachment-*")
-	if err != nil {
-		return nil, err
-	}
-	_ = os.Remove(f.Name())
-	k.file = f
-	if _, err = f.Write(k.octets); err != nil {
-		k.close()
-		return nil, err
-	}
-	n, err := io.Copy(f, r)
-	k.size = int64(len(k.octets)) + n
-	k.octets = nil
-	return k, err
-}
-
-func (k *kept) close() {
-	if k.file != nil {
-		_ = k.file.Close()
-	}
-}
-
-// ReadAt implements io.ReaderAt.
-func (k *kept) ReadAt(p []byte, off int64) (int, error) {
-	if k.file != nil {
-		return k.file.ReadAt(p, off)
-	}
-	if off < 0 || off >= int64(len(k.octets)) {
-		return 0, io.EOF
-	}
-	n := copy(p, k.octets[off:])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (k *kept) reader() *io.SectionReader { return io.NewSectionReader(k, 0, k.size) }

@@ -54,7 +54,7 @@ func header7z(file *kept) ([]byte, error) {
 		if packed == 4 {
 			return nil, errors.New("the header is packed again and again")
 		}
-		if err := checkWindows(header); err != nil {
+		if err := errors.Join(checkWindows(header), checkCounts(header)); err != nil {
 			return nil, err
 		}
 		header, err = unpackHeader(file, header[1:])
@@ -62,7 +62,10 @@ func header7z(file *kept) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return header, checkWindows(header)
+	if len(header) == 0 { // an archive of nothing
+		return nil, nil
+	}
+	return header, errors.Join(checkWindows(header), checkCounts(header))
 }
 
 // part7z reads octets at an offset behind the start header.
@@ -152,17 +155,16 @@ func (n *numbers) next() uint64 {
 // checkWindows refuses coders whose window is large: LZMA (03 01 01) with five octets of properties, LZMA2
 // (21) with one, PPMd (03 04 01) with five.
 func checkWindows(header []byte) error {
-	large := errors.New("its window is too large")
 	for i := range header {
 		rest := header[i:]
 		switch {
 		case len(rest) >= 10 && bytes.HasPrefix(rest, []byte{0x23, 3, 1, 1, 5}), len(rest) >= 10 && bytes.HasPrefix(rest, []byte{0x23, 3, 4, 1, 5}):
 			if binary.LittleEndian.Uint32(rest[6:]) > maxDictionary {
-				return large
+				return errWindow
 			}
 		case len(rest) >= 4 && bytes.HasPrefix(rest, []byte{0x21, 0x21, 1}):
 			if window2(rest[3]) > maxDictionary {
-				return large
+				return errWindow
 			}
 		}
 	}

@@ -3,6 +3,8 @@ package attachments
 import (
 	"bytes"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // magic is how the content of a type begins.
@@ -32,7 +34,7 @@ func magics() []magic {
 		{"zip", 0, "PK\x07\x08"},
 		{"rar", 0, "Rar!\x1a\x07"},
 		{"7z", 0, "7z\xbc\xaf\x27\x1c"},
-		{"gzip", 0, "\x1f\x8b"},
+		{"gzip", 0, "\x1f\x8b\x08"},
 		{"bzip2", 0, "BZh"},
 		{"xz", 0, "\xfd7zXZ\x00"},
 		{"zstd", 0, "\x28\xb5\x2f\xfd"},
@@ -42,6 +44,7 @@ func magics() []magic {
 		{"ace", 7, "**ACE**"},
 		{"arj", 0, "\x60\xea"},
 		{"lzh", 2, "-lh"},
+		{"tnef", 0, "\x78\x9f\x3e\x22"},
 		{"iso", 0x8001, "CD001"},
 		{"onenote", 0, "\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d"},
 		{"pdf", 0, "%PDF-"},
@@ -56,16 +59,78 @@ func magics() []magic {
 func typeOf(head []byte) string {
 	for _, m := range magics() {
 		if len(head) >= m.at+len(m.head) && string(head[m.at:m.at+len(m.head)]) == m.head {
-			if m.word == "executable" && m.head == "MZ" && !looksLikeDOS(head) {
+			if !believed(m, head) {
 				continue
 			}
 			return m.word
 		}
 	}
+	if tarSum(head) {
+		return "tar"
+	}
 	if i := bytes.Index(head[:min(len(head), 1024)], []byte("%PDF-")); i >= 0 { // readers take it anywhere near the front
 		return "pdf"
 	}
 	return ""
+}
+
+// believed looks further where the beginning is short enough to stand in any file.
+func believed(m magic, head []byte) bool {
+	switch m.head {
+	case "MZ":
+		return looksLikeDOS(head)
+	case "-lh":
+		return len(head) > 6 && head[6] == '-'
+	case "BZh":
+		return len(head) > 3 && head[3] >= '1' && head[3] <= '9'
+	case "\x60\xea": // the size of its first header
+		return len(head) > 3 && head[3] < 0x0b && (head[2] >= 30 || head[3] > 0)
+	}
+	return true
+}
+
+// tarSum reports whether octets are the header of a tar archive older than its magic: by its checksum, of all octets with
+// blanks in the place of the sum.
+func tarSum(head []byte) bool {
+	if len(head) < 512 || head[0] == 0 {
+		return false
+	}
+	want, err := strconv.ParseUint(string(bytes.Trim(head[148:156], " \x00")), 8, 32)
+	sum := uint64(8 * ' ')
+	for i, c := range head[:512] {
+		if i < 148 || i >= 156 {
+			sum += uint64(c)
+		}
+	}
+	return err == nil && want == sum
+}
+
+// typeFarIn finds types that do not say at their beginning what they are.
+func typeFarIn(file *kept) string {
+	b := make([]byte, 5)
+	if n, _ := file.ReadAt(b, 0x8001); n == 5 && string(b) == "CD001" { // ISO 9660
+		return "iso"
+	}
+	return ""
+}
+
+// typeByName is what an archiver tries that is given a file of this name, whatever stands in front.
+func typeByName(plain string) string {
+	for ending, kind := range map[string]string{".zip": "zip", ".rar": "rar", ".7z": "7z", ".tar": "tar"} {
+		if strings.HasSuffix(plain, ending) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// closed reports whether nothing here looks into files of a type that holds others.
+func closed(kind string) bool {
+	switch kind {
+	case "cab", "ace", "arj", "lzh", "iso", "onenote":
+		return true
+	}
+	return false
 }
 
 // looksLikeDOS tells a program from a text that begins with the letters MZ.
