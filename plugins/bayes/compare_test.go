@@ -37,13 +37,11 @@ func TestSpamAssassin(t *testing.T) {
 	for _, p := range []float64{0.5, 0.95, 0.99} {
 		a, x := recall(ours, strengthAt(p), true)
 		b, y := recall(theirs, p, true)
-		t.Logf("at %.2f: bayes recall %.2f%%, %d false positives; SpamAssassin %.2f%%, %d", p, 100*a, x, 100*b, y)
-	}
-	// Each at its own point of certainty; and at the number of mistakes that SpamAssassin makes there, whatever the threshold.
-	a, x := recall(ours, strengthAt(0.99), true)
-	b, y := recall(theirs, 0.99, true)
-	if a < b || x > y {
-		t.Errorf("bayes has recall %.2f%% with %d false positives, SpamAssassin %.2f%% with %d", 100*a, x, 100*b, y)
+		best := bestRecall(ours, y)
+		t.Logf("at %.2f: bayes recall %.2f%%, %d false positives; SpamAssassin %.2f%%, %d; bayes with as many as that %.2f%%", p, 100*a, x, 100*b, y, 100*best)
+		if best < b {
+			t.Errorf("at %.2f: with %d false positives bayes has recall %.2f%%, SpamAssassin %.2f%%", p, y, 100*best, 100*b)
+		}
 	}
 }
 

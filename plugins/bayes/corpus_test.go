@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,4 +244,17 @@ func roc(results []judged, hard bool) string {
 		}
 	}
 	return strings.Join(out, ", ")
+}
+
+// bestRecall returns the share of spam above the ham that is left when so many false positives are allowed.
+func bestRecall(results []judged, falsePositives int) float64 {
+	var hams []float64
+	for _, r := range results {
+		if !r.sample.spam {
+			hams = append(hams, r.score)
+		}
+	}
+	sort.Sort(sort.Reverse(sort.Float64Slice(hams)))
+	share, _ := recall(results, math.Nextafter(hams[falsePositives], math.Inf(1)), true)
+	return share
 }

@@ -1,6 +1,9 @@
 package bayes
 
-import "math"
+import (
+	"bytes"
+	"math"
+)
 
 // What the classifier computes with. The values were chosen by cross-validation on the training part of the corpus
 // (cmd/internal/interop/bayes_test.go says how that is cut), never by looking at the part that was held back.
@@ -8,11 +11,11 @@ const (
 	belief  = 0.3    // messages that an unknown token's neutral value is worth (Robinson's s)
 	neutral = 0.5    // probability of a token that nothing is known of
 	weakest = 0.1    // tokens nearer to neutral than this say nothing
-	evenly  = 0.8    // power of the number of telling tokens that the sum of what they say is divided by
+	evenly  = 0.9    // power of the number of telling tokens that the sum of what they say is divided by
 	usual   = 100    // number of telling tokens at which that is the same as a square root
-	thick   = 12     // a message is recognised without being learned from this strength on
+	thick   = 6      // a message is recognised without being learned from this strength on
 	enough  = 20     // messages of each kind before any is held for recognised
-	steep   = 0.9135 // strength times this is the logarithm of the odds that we tell: 0.99 where the training part had 0.1% of its ham
+	steep   = 1.1263 // strength times this is the logarithm of the odds that we tell: 0.99 where the training part had 0.1% of its ham
 )
 
 // evidence is what a database says of a message.
@@ -36,10 +39,11 @@ func (d *database) evidence(tokens []token) evidence {
 	spams, hams := max(float64(d.counts.CountedSpam), 1), max(float64(d.counts.CountedHam), 1)
 	sum := 0.0
 	var key [8]byte
+	cursor := d.tokens.Cursor() // Get makes one each time
 	for _, t := range tokens {
 		putKey(&key, t.hash)
-		value := d.tokens.Get(key[:])
-		if value == nil {
+		found, value := cursor.Seek(key[:])
+		if !bytes.Equal(found, key[:]) {
 			continue
 		}
 		c := decodeCount(value)

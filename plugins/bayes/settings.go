@@ -37,8 +37,8 @@ func (s settings) check() error {
 	}
 	bad(s.SpamScore < 0 || s.SpamScore > 1000 || math.IsNaN(s.SpamScore), "spam_score", "expected a number from 0 to 1000")
 	bad(s.HamScore > 0 || s.HamScore < -1000 || math.IsNaN(s.HamScore), "ham_score", "expected a number from -1000 to 0")
-	bad(s.SpamAt <= 0.95 || s.SpamAt > 1, "spam_at", "expected a probability above 0.95, up to 1")
-	bad(s.HamAt >= 0.05 || s.HamAt < 0, "ham_at", "expected a probability below 0.05")
+	bad(s.SpamAt < 0.5 || s.SpamAt > 1, "spam_at", "expected a probability from 0.5 to 1")
+	bad(s.HamAt > 0.5 || s.HamAt < 0 || s.HamAt == s.SpamAt, "ham_at", "expected a probability from 0 to 0.5, and less than spam_at")
 	bad(s.MinSpam < 1, "min_spam", "expected at least 1")
 	bad(s.MinHam < 1, "min_ham", "expected at least 1")
 	bad(s.MaxTokens < 10_000 || s.MaxTokens > 100_000_000, "max_tokens", "expected from 10000 to 100000000")
