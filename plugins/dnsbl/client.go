@@ -1,14 +1,10 @@
 package dnsbl
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/mail"
 	"net/netip"
-	"net/textproto"
 	"strings"
 	"sync"
 	"time"
@@ -177,9 +173,27 @@ func (p *plugin) tests() {
 	defer p.stopped.Done()
 	ticker := time.NewTicker(testEvery)
 	defer ticker.Stop()
-	for {
+	for first := true; ; first = false {
+		var tried sync.WaitGroup
 		for _, l := range p.lists {
-			p.tryList(l)
+			tried.Add(1)
+			go func() {
+				defer tried.Done()
+				p.tryList(l)
+			}()
+		}
+		done := make(chan struct{})
+		go func() {
+			tried.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-p.stop: // it has two seconds to end, DNS may take longer
+			return
+		}
+		if first {
+			close(p.tested)
 		}
 		select {
 		case <-ticker.C:
@@ -221,7 +235,7 @@ func (p *plugin) status(e *sdk.Event) sdk.Verdict {
 	for _, l := range p.lists {
 		state := "in use"
 		if l.broken.Load() {
-			state = "not believed: it lists what no list may have (RFC 5782 section 5)"
+			state = errBroken.Error()
 		}
 		say("%s %s", l.zone, state)
 	}
@@ -229,27 +243,4 @@ func (p *plugin) status(e *sdk.Event) sdk.Verdict {
 		say("no list is configured")
 	}
 	return v
-}
-
-// fromDomains returns the domains of the From field.
-func fromDomains(header io.Reader) []string {
-	h, err := textproto.NewReader(bufio.NewReader(io.LimitReader(header, maxHeader))).ReadMIMEHeader()
-	if err != nil && len(h) == 0 {
-		return nil
-	}
-	var out []string
-	for _, value := range h.Values("From") {
-		list, err := mail.ParseAddressList(value)
-		if err != nil { // good enough for a look-up: what stands after the last @
-			if at := strings.LastIndexByte(value, '@'); at >= 0 {
-				end := strings.IndexAny(value[at:]+">", "> \t,;\"")
-				out = append(out, value[at+1:at+end])
-			}
-			continue
-		}
-		for _, a := range list {
-			out = append(out, a.Address[strings.LastIndexByte(a.Address, '@')+1:])
-		}
-	}
-	return out[:min(len(out), maxDomains)]
 }

@@ -24,14 +24,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
-
-	"golang.org/x/net/idna"
-	"golang.org/x/net/publicsuffix"
 
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -40,12 +36,13 @@ type plugin struct {
 	settings Settings
 	lists    []*list
 	dns      *client
+	tested   chan struct{} // closed when every list was tested once
 	stop     chan struct{}
 	stopped  sync.WaitGroup
 }
 
 // New returns the plugin.
-func New() sdk.Plugin { return &plugin{stop: make(chan struct{})} }
+func New() sdk.Plugin { return &plugin{stop: make(chan struct{}), tested: make(chan struct{})} }
 
 // Describe implements sdk.Plugin.
 func (p *plugin) Describe() sdk.Manifest {
@@ -127,16 +124,11 @@ func (p *plugin) content(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		return sdk.Verdict{}, fmt.Errorf("read the links of the message: %w", err)
 	}
 	found := &domains{seen: make(map[string]bool), exempt: p.settings.Exempt}
-	_, sender, _ := strings.Cut(m.Sender, "@")
-	found.add(sender)
+	found.add(m.Sender[strings.LastIndexByte(m.Sender, '@')+1:]) // a quoted local part may hold another
 	for _, d := range from {
 		found.add(d)
 	}
-	for _, link := range parsed.URLs {
-		if u, err := url.Parse(link); err == nil {
-			found.add(u.Hostname())
-		}
-	}
+	found.links(parsed.URLs)
 	if len(found.list) == 0 {
 		return sdk.Verdict{}, nil
 	}
@@ -147,36 +139,6 @@ func (p *plugin) content(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 type subject struct {
 	label string // in front of the list's zone
 	name  string // for people
-}
-
-// maxDomains is how many domains of a message are looked up.
-const maxDomains = 30
-
-// domains collects registered domains, each once.
-type domains struct {
-	seen   map[string]bool
-	exempt []string
-	list   []subject
-}
-
-func (d *domains) add(host string) {
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if host == "" || len(host) > 253 || len(d.list) >= maxDomains {
-		return
-	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return
-	}
-	ascii, err := idna.Lookup.ToASCII(host)
-	if err != nil {
-		return
-	}
-	registered, err := publicsuffix.EffectiveTLDPlusOne(ascii)
-	if err != nil || d.seen[registered] || slices.Contains(d.exempt, registered) {
-		return
-	}
-	d.seen[registered] = true
-	d.list = append(d.list, subject{registered, registered})
 }
 
 // hit is what one list said about one subject.
@@ -191,9 +153,17 @@ type hit struct {
 func (p *plugin) ask(ctx context.Context, of kind, subjects []subject) (sdk.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.settings.Timeout)
 	defer cancel()
-	var hits []hit
+	select { // a list that lists the world must not do so until the first test is over
+	case <-p.tested:
+	case <-ctx.Done():
+	}
+	var hits, broken []hit
 	for _, l := range p.lists {
-		if l.of == of && !l.broken.Load() {
+		switch {
+		case l.of != of:
+		case l.broken.Load():
+			broken = append(broken, hit{list: l, err: errBroken})
+		default:
 			for _, s := range subjects {
 				hits = append(hits, hit{list: l, subject: s})
 			}
@@ -212,8 +182,10 @@ func (p *plugin) ask(ctx context.Context, of kind, subjects []subject) (sdk.Verd
 		}()
 	}
 	asked.Wait()
-	return verdict(hits)
+	return verdict(append(hits, broken...))
 }
+
+var errBroken = errors.New("not believed: it lists what no list may have (RFC 5782 section 5)")
 
 // maxAtOnce bounds the questions to DNS that one message has under way.
 const maxAtOnce = 32
@@ -236,21 +208,29 @@ func verdict(hits []hit) (sdk.Verdict, error) {
 			}
 		}
 	}
-	if len(hits) > 0 && len(failed) > 0 && len(best) == 0 && all(hits, func(h hit) bool { return h.err != nil }) {
+	if len(hits) > 0 && all(hits, func(h hit) bool { return h.err != nil }) {
 		return v, fmt.Errorf("no list answers: %w", hits[0].err)
 	}
-	for l, h := range best {
+	var lists []*list // in their order, so that equal questions have equal answers
+	for _, h := range hits {
+		if !slices.Contains(lists, h.list) {
+			lists = append(lists, h.list)
+		}
+	}
+	for _, l := range lists {
+		h, ok := best[l]
+		if !ok {
+			if err := failed[l]; err != nil {
+				v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "DNSBL_FAILED", Text: strings.TrimSuffix(l.zone, ".") + ": " + err.Error()})
+			}
+			continue
+		}
 		v.Score += weights[l]
 		v.Reasons = append(v.Reasons, sdk.Reason{
 			Symbol: l.symbol, Score: weights[l], Text: fmt.Sprintf("%s is listed by %s (%s)", h.subject.name, l.zone, h.answers[0]),
 		})
 		if l.refuse && v.Action == sdk.Accept && weights[l] >= 0 {
 			v.Action, v.Reply = sdk.Reject, l.reply(h.subject)
-		}
-	}
-	for l, err := range failed {
-		if _, also := best[l]; !also {
-			v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "DNSBL_FAILED", Text: l.zone + ": " + err.Error()})
 		}
 	}
 	sort.Slice(v.Reasons, func(i, k int) bool {

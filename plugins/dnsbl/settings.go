@@ -60,12 +60,24 @@ func (s *Settings) check() error {
 	if s.CacheEntries < 100 {
 		bad("cache_entries", "%d, expected at least 100", s.CacheEntries)
 	}
+	for i, d := range s.Exempt {
+		r, ok := registered(d)
+		if !ok || r != strings.ToLower(strings.Trim(d, ".")) && strings.Contains(d, ".") && isASCII(d) {
+			bad(fmt.Sprintf("exempt[%d]", i+1), "%q, expected a registered domain such as \"example.org\": domains are asked about without what is below them", d)
+			continue
+		}
+		s.Exempt[i] = r
+	}
 	var err error
 	s.addresses, err = decodeLists("addresses", s.Addresses)
 	problems = append(problems, err)
 	s.domains, err = decodeLists("domains", s.Domains)
 	problems = append(problems, err)
 	return errors.Join(problems...)
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7e })
 }
 
 func decodeLists(key string, tables map[string]map[string]any) (map[string]List, error) {
