@@ -134,14 +134,19 @@ func TestAnswers(t *testing.T) {
 		names   string
 		failure string
 	}{
-		"204":              {fixed("ICAP/1.0 204 No Content\r\nISTag: \"x\"\r\n\r\n"), sdk.Accept, "", ""},
-		"204 of 1.1":       {fixed("ICAP/1.1 204 Unmodified\r\n\r\n"), sdk.Accept, "", ""},
-		"the same back":    {func(b []byte) string { return with("", "200 OK", b) }, sdk.Accept, "", ""},
-		"something else":   {func(b []byte) string { return with("", "200 OK", append(b, '!')) }, sdk.Reject, "", ""},
-		"infected":         {fixed(with(eicar, "403 Forbidden", []byte("no"))), sdk.Reject, "Eicar-Test", ""},
-		"infected, echoed": {func(b []byte) string { return with(eicar, "200 OK", b) }, sdk.Reject, "Eicar-Test", ""},
-		"X-Virus-ID":       {fixed(with("X-Virus-ID: Evil.A\r\n", "403 Forbidden", nil)), sdk.Reject, "Evil.A", ""},
-		"violations":       {fixed(with("X-Violations-Found: 1\r\n\tfile\r\n\tEvil\r\n\t1\r\n\t0\r\n", "403 Forbidden", nil)), sdk.Reject, "violations: 1 file Evil 1 0", ""},
+		"204":               {fixed("ICAP/1.0 204 No Content\r\nISTag: \"x\"\r\n\r\n"), sdk.Accept, "", ""},
+		"204 of 1.1":        {fixed("ICAP/1.1 204 Unmodified\r\n\r\n"), sdk.Accept, "", ""},
+		"the same back":     {func(b []byte) string { return with("", "200 OK", b) }, sdk.Accept, "", ""},
+		"something else":    {func(b []byte) string { return with("", "200 OK", append(b, '!')) }, sdk.Reject, "", ""},
+		"infected":          {fixed(with(eicar, "403 Forbidden", []byte("no"))), sdk.Reject, "Eicar-Test", ""},
+		"infected, echoed":  {func(b []byte) string { return with(eicar, "200 OK", b) }, sdk.Reject, "Eicar-Test", ""},
+		"X-Virus-ID":        {fixed(with("X-Virus-ID: Evil.A\r\n", "403 Forbidden", nil)), sdk.Reject, "Evil.A", ""},
+		"violations":        {fixed(with("X-Violations-Found: 1\r\n\tfile\r\n\tEvil\r\n\t1\r\n\t0\r\n", "403 Forbidden", nil)), sdk.Reject, "violations: 1 file Evil 1 0", ""},
+		"204, but a threat": {fixed("ICAP/1.0 204 No Content\r\n" + eicar + "\r\n"), sdk.Reject, "Eicar-Test", ""},
+		"without a name": {func(b []byte) string {
+			return with("X-Infection-Found: Type=0; Resolution=2; Threat=;\r\n", "200 OK", b)
+		}, sdk.Reject, "Type=0; Resolution=2; Threat=;", ""},
+		"an empty field":   {func(b []byte) string { return with("X-Infection-Found:\r\n", "200 OK", b) }, sdk.Reject, "unnamed", ""},
 		"two threats":      {fixed(with(eicar+"X-Infection-Found: Type=0; Threat=B;\r\n", "403 x", nil)), sdk.Reject, "Eicar-Test B", ""},
 		"blocked":          {fixed(with("", "403 Forbidden", []byte("no"))), sdk.Reject, "", ""},
 		"hostile name":     {fixed(with("X-Virus-ID: a\x1b[2Jb\r\n", "403 Forbidden", nil)), sdk.Accept, "", "malformed"},
@@ -332,4 +337,26 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q counts as clean", text)
 		}
 	})
+}
+
+// TestSurplus: what a server says beyond its answer is never the answer about the next message.
+func TestSurplus(t *testing.T) {
+	clean := "ICAP/1.0 204 No Content\r\n\r\n"
+	n := 0
+	f := startFake(t, &fake{answer: func([]byte) string {
+		if n++; n == 1 {
+			return clean + clean
+		}
+		return with(eicar, "403 Forbidden", nil)
+	}})
+	p := start(t, f, nil)
+	for i, want := range []sdk.Action{sdk.Accept, sdk.Reject} {
+		v, err := p.Ask(context.Background(), sdktest.Mail("Subject: x\n\nhello\n"))
+		if err != nil || v.Action != want {
+			t.Errorf("%d: %+v %v, want %v", i, v, err, want)
+		}
+	}
+	if got := f.accepted.Load(); got != 2 {
+		t.Errorf("%d connections, want 2", got)
+	}
 }

@@ -71,6 +71,9 @@ func (p *plugin) exchange(c *dial.Conn, m *sdk.Message, body io.Reader) (finding
 	if readErr != nil {
 		return finding{}, errors.Join(s.err, readErr)
 	}
+	if s.err != nil || a.surplus { // the next answer on it might be about this message
+		_ = c.Close()
+	}
 	if early || s.err != nil {
 		s.digest = nil // half a message compares to nothing
 	}
@@ -151,6 +154,8 @@ type answer struct {
 	fields textproto.MIMEHeader
 	http   int    // status of the HTTP response inside, or 0
 	digest []byte // SHA-256 of the body inside; nil if there is none
+
+	surplus bool // more came than the answer, or the server closes
 }
 
 // readAnswer reads an answer to its end. limit bounds the body.
@@ -161,7 +166,11 @@ func readAnswer(r io.Reader, limit int64) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the ICAP server's answer: %w", err)
 	}
+	defer func() {
+		a.surplus = a.surplus || b.Buffered() > 0 || strings.EqualFold(a.fields.Get("Connection"), "close")
+	}()
 	if a.status != 200 {
+		a.surplus = a.fields.Get("Encapsulated") != "" && !strings.Contains(a.fields.Get("Encapsulated"), "null-body")
 		return a, nil
 	}
 	parts, err := encapsulated(a.fields.Get("Encapsulated"))
@@ -243,15 +252,14 @@ func encapsulated(value string) ([]string, error) {
 
 // means says what an answer means. sent is the digest of what was sent, nil if not all of it was.
 func (a *answer) means(sent hash.Hash) (finding, error) {
-	switch a.status {
-	case 204:
-		return finding{}, nil
-	case 200:
-	default:
+	if a.status != 200 && a.status != 204 {
 		return finding{}, fmt.Errorf("the ICAP server says: %s", a.line)
 	}
-	if names := a.names(); len(names) > 0 {
+	if names := a.names(); len(names) > 0 { // with 204 too: what was found outweighs that nothing was changed
 		return finding{names: names}, nil
+	}
+	if a.status == 204 {
+		return finding{}, nil
 	}
 	if a.http >= 400 {
 		return finding{changed: fmt.Sprintf("the server blocks it with HTTP status %d", a.http)}, nil
@@ -285,11 +293,14 @@ func (a *answer) names() []string {
 		for item := range strings.SplitSeq(value, ";") {
 			if key, threat, ok := strings.Cut(item, "="); ok && strings.EqualFold(strings.TrimSpace(key), "Threat") {
 				add(threat)
-				found = true
+				found = found || len(names) > 0
 			}
 		}
 		if !found {
 			add(value)
+		}
+		if len(names) == 0 { // it was found, whatever it is called
+			add("unnamed")
 		}
 	}
 	if len(names) == 0 {
