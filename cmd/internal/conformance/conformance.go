@@ -159,6 +159,9 @@ func (r *run) reason(c *check) string {
 }
 
 func (r *run) attempt(ctx context.Context, c *check) (string, error) {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return "", errors.New("interrupted")
+	}
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("the checks before took all of the %s that there are", r.Limit)
 	}
