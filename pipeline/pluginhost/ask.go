@@ -9,7 +9,7 @@ import (
 )
 
 // Ask asks the plugin and returns its verdict and how long that took. The error is a *Failure. The
-// plugin has its `timeout`, or what ctx leaves if that is less; a suspect has all of what ctx
+// plugin has its `timeout`, or what ctx leaves if that is less, from when there was a lane for the question; a suspect has all of what ctx
 // leaves, for it may have to wait for its turn. A plugin that a reload replaced meanwhile is asked as long as
 // it runs, and after that its successor is.
 func (p *Plugin) Ask(ctx context.Context, q *Question) (sdk.Verdict, time.Duration, error) {
@@ -104,7 +104,7 @@ func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		if err != nil {
 			return sdk.Verdict{}, err
 		}
-		v, err := proc.ask(limited, q)
+		v, err := proc.askWithin(limited, ctx, p.config.Timeout.Std(), q)
 		if isNotAsked(err) {
 			p.leave(proc)
 			continue

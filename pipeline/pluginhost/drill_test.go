@@ -205,6 +205,33 @@ func TestBusy(t *testing.T) {
 	long.Wait()
 }
 
+// TestBusyForLong: more questions than the plugin can answer, without an end. Those that had to wait for a lane have the plugin's
+// time all the same, so none times out, whatever on_timeout says, and the breaker stays closed.
+func TestBusyForLong(t *testing.T) {
+	h := newHarness(t, "one", func(c *Config, _ *Options) { c.Timeout = units.Of(300 * time.Millisecond) })
+	h.ready(t)
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	kinds := make(map[Kind]int)
+	end := time.Now().Add(3 * time.Second)
+	for i := range 20 {
+		clients.Go(func() {
+			for time.Now().Before(end) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(250+100*(i%10))*time.Millisecond)
+				_, _, err := h.Ask(ctx, message("do: sleep 100ms\r\n\r\n"))
+				cancel()
+				mu.Lock()
+				kinds[kindOf(err)]++
+				mu.Unlock()
+			}
+		})
+	}
+	clients.Wait()
+	if kinds[""] < 10 || kinds[Busy] < 20 || len(kinds) != 2 {
+		t.Errorf("the answers: %v", kinds)
+	}
+}
+
 // TestStopped: a process that is stopped (SIGSTOP) is found by its health checks and replaced.
 func TestStopped(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, o *Options) {

@@ -107,6 +107,13 @@ var errNotAsked = errors.New("the process ended before it was asked")
 
 // ask asks one question in the time that ctx leaves.
 func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
+	return p.askWithin(ctx, ctx, 0, q)
+}
+
+// askWithin asks one question in the time that ctx leaves, which is part of all. One that had to wait for its lane has
+// `timeout` from then on, within all: had it what the wait left, the plugin would be blamed for the queue in front of it, and
+// on_timeout would let mail through because there is much of it (RULES C2). 0: it has ctx's.
+func (p *process) askWithin(ctx, all context.Context, timeout time.Duration, q *Question) (sdk.Verdict, error) {
 	if !p.enter() {
 		return sdk.Verdict{}, errNotAsked
 	}
@@ -118,27 +125,19 @@ func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		}
 		free = p.events
 	}
-	var l *lane
-	select {
-	case l = <-free:
-	default:
-		select {
-		case l = <-free:
-		case <-p.ctx.Done():
-			return sdk.Verdict{}, errNotAsked
-		case <-ctx.Done():
-			return sdk.Verdict{}, failf(Busy, "all %d lanes are taken", cap(free))
-		}
+	l, waited, err := p.takeLane(ctx, all, free)
+	if err != nil {
+		return sdk.Verdict{}, err
 	}
-	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
-		free <- l
-		return sdk.Verdict{}, errNotAsked
-	}
-	if ctx.Err() != nil { // found a lane at the last moment
-		free <- l
-		return sdk.Verdict{}, failf(Busy, "no lane came free in time")
+	if waited && timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(all, timeout)
+		defer cancel()
 	}
 	v, err := l.ask(ctx, q)
+	if waited && kindOf(err) == Timeout && over(all) {
+		return sdk.Verdict{}, failf(Busy, "a lane came free too late: %w", err)
+	}
 	if err != nil {
 		return sdk.Verdict{}, err
 	}
@@ -146,6 +145,44 @@ func (p *process) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 		return sdk.Verdict{}, &Failure{Invalid, err}
 	}
 	return v, nil
+}
+
+// takeLane takes a lane that is free, or waits for one: as long as ctx lasts, but at most for half of what is left in all, so that
+// who gets one has time to be answered.
+func (p *process) takeLane(ctx, all context.Context, free chan *lane) (l *lane, waited bool, err error) {
+	select {
+	case l = <-free:
+	default:
+		waited = true
+		patience := ctx
+		if end, ok := all.Deadline(); ok {
+			var cancel context.CancelFunc
+			patience, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+			defer cancel()
+		}
+		select {
+		case l = <-free:
+		case <-p.ctx.Done():
+			return nil, true, errNotAsked
+		case <-patience.Done():
+			return nil, true, failf(Busy, "all %d lanes are taken", cap(free))
+		}
+	}
+	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
+		free <- l
+		return nil, waited, errNotAsked
+	}
+	if ctx.Err() != nil { // found a lane at the last moment
+		free <- l
+		return nil, waited, failf(Busy, "no lane came free in time")
+	}
+	return l, waited, nil
+}
+
+// over reports whether a context has ended, or does so at any moment: a plugin may notice a little before us.
+func over(ctx context.Context) bool {
+	end, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && time.Until(end) < 10*time.Millisecond
 }
 
 // kill ends the process group at once. Never go-plugin's Kill: that asks first, without a
