@@ -364,20 +364,28 @@ func FuzzMilter(f *testing.F) {
 	})
 }
 
-// FuzzHeader: no octet of a header is lost but CR, and no field has more than one line's worth of
-// name.
+// FuzzHeader: no octet of a header is lost but blanks, colons and NUL, and each field is one.
 func FuzzHeader(f *testing.F) {
 	for _, text := range []string{"A: b\r\n c\r\nD:e\r\n", " x\r\nA\t: b", "no field\r\n", ": \r\n", "\x00:\x00"} {
 		f.Add(text)
 	}
+	letters := func(text string) string {
+		var b strings.Builder
+		for i := range len(text) {
+			if !strings.ContainsRune(" \t\r\n:\x00", rune(text[i])) {
+				b.WriteByte(text[i])
+			}
+		}
+		return b.String()
+	}
 	f.Fuzz(func(t *testing.T, text string) {
-		var all, want strings.Builder
+		var all strings.Builder
 		for _, x := range splitHeader(text) {
-			if strings.ContainsAny(x.name+x.value, "\x00") || strings.ContainsAny(x.name, "\n:") || x.name == "" {
+			if strings.ContainsAny(x.name+x.value, "\x00") || strings.ContainsAny(x.name, "\r\n:") || x.name == "" {
 				t.Errorf("%+v", x)
 			}
-			for line := range strings.SplitSeq(x.value, "\n") {
-				if line != "" && line != x.value && !strings.HasPrefix(x.value, line) && line[0] != ' ' && line[0] != '\t' {
+			for i, line := range strings.Split(x.value, "\n") {
+				if i > 0 && !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "\t") {
 					t.Errorf("%q is more than one field", x.value)
 				}
 			}
@@ -386,16 +394,7 @@ func FuzzHeader(f *testing.F) {
 			}
 			all.WriteString(x.value)
 		}
-		letters := func(s string) string {
-			return strings.Map(func(r rune) rune {
-				if strings.ContainsRune(" \t\r\n:\x00", r) {
-					return -1
-				}
-				return r
-			}, s)
-		}
-		want.WriteString(text)
-		if letters(all.String()) != letters(want.String()) {
+		if letters(all.String()) != letters(text) {
 			t.Errorf("%q became %q", text, all.String())
 		}
 	})

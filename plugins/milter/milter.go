@@ -4,10 +4,10 @@
 // A milter follows an SMTP session; a plugin is asked one question at a time. So for each question
 // the plugin replays the session to the milter over a connection of its own: connection, HELO,
 // sender, recipients, DATA, header, body, end, with the macros of each step, leaving out the steps that
-// the milter does not want and waiting for no reply that it does not send. Asked about content it replays
-// everything; with Settings.Phases also at connect, sender and recipient, up to that step. What the
-// milter says of a recipient holds for that recipient, what it says of a step before for all, and what it
-// wants changed at the end becomes our changes (see edit).
+// the milter does not want and waiting for no reply that it does not send. It is asked about content only: a
+// milter that counts or remembers shall see each message once. What the milter says of a recipient
+// holds for that recipient, what it says of a step before for all, and what it wants changed at the end
+// becomes our changes (see edit).
 //
 // It promises that a failure is an error and never an opinion: a milter that is down, slow, goes away
 // in the middle, asks for what it has not announced or we have not offered, or sends something that is no
@@ -30,7 +30,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/plugins/internal/dial"
@@ -46,13 +45,11 @@ type plugin struct {
 // New returns the plugin.
 func New() sdk.Plugin { return &plugin{} }
 
-// Describe implements sdk.Plugin. The phases before content are always in it, because settings come
-// later; without Settings.Phases it answers them at once.
+// Describe implements sdk.Plugin.
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "milter", Version: "1",
-		Phases: []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent},
-		Events: []sdk.EventKind{sdk.EventCommand}, Want: sdk.WantAll, Overlap: true,
+		Name: "milter", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
+		Events: []sdk.EventKind{sdk.EventCommand}, Overlap: true,
 		Changes: []sdk.ChangeKind{
 			sdk.AddField, sdk.ReplaceField, sdk.RemoveField, sdk.ReplaceBody, sdk.AddRecipient, sdk.RemoveRecipient, sdk.ChangeSender,
 		},
@@ -73,13 +70,10 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 
 // Ask implements sdk.Plugin.
 func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (v sdk.Verdict, err error) {
-	switch {
-	case m.Phase == sdk.PhaseEvent:
+	if m.Phase == sdk.PhaseEvent {
 		return p.command(ctx, m.Event)
-	case !slices.Contains(p.settings.Phases, string(m.Phase)):
-		return v, nil
 	}
-	if limit := int64(p.settings.MaxSize); m.Phase == sdk.PhaseContent && limit > 0 && m.Size > limit {
+	if limit := int64(p.settings.MaxSize); limit > 0 && m.Size > limit {
 		text := fmt.Sprintf("%d octets are more than max_size, %d", m.Size, limit)
 		if p.settings.Larger == largerFail {
 			return v, errors.New(text)

@@ -237,46 +237,6 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
-// TestPhases: asked before the content it sees as much as has happened, and nothing without the setting.
-func TestPhases(t *testing.T) {
-	questions := []*sdk.Message{sdktest.Connect("192.0.2.7"), sdktest.Sender("a@example.org"), sdktest.Recipient("alice@example.test"), sdktest.Mail("A: b\n\nc\n")}
-	f := startFake(t, &fake{})
-	p := sdktest.Start(t, New(), map[string]any{"address": f.address, "phases": []any{"connect", "sender", "recipient"}})
-	for i, want := range []string{"OCQ", "OCHMAQ", "OCHMRAQ", ""} {
-		f.mu.Lock()
-		f.got = nil
-		f.mu.Unlock()
-		v, err := p.Ask(questions[i])
-		codes := ""
-		for _, text := range f.saw() {
-			if text[0] != 'D' {
-				codes += text[:1]
-			}
-		}
-		if err != nil || show(v) != "accept" || codes != want {
-			t.Errorf("%s: %s %v, saw %s, want %s", questions[i].Phase, show(v), err, codes, want)
-		}
-	}
-	for i, step := range []byte{'C', 'M', 'R'} {
-		f := startFake(t, &fake{reply: on(step, "y550 5.7.1 no\x00")})
-		v, err := ask(t, f, map[string]any{"phases": []any{"connect", "sender", "recipient"}}, questions[i])
-		want := "reject 550 5.7.1 no"
-		if step == 'R' {
-			want = "accept; alice@example.test " + want
-		}
-		if err != nil || show(v) != want {
-			t.Errorf("%c: %s %v, want %s", step, show(v), err, want)
-		}
-	}
-	silent := startFake(t, &fake{})
-	p = sdktest.Start(t, New(), map[string]any{"address": silent.address})
-	for _, q := range []*sdk.Message{sdktest.Connect("192.0.2.7"), sdktest.Sender(""), sdktest.Recipient("alice@example.test")} {
-		if v, err := p.Ask(q); err != nil || show(v) != "accept" || len(silent.saw()) != 0 {
-			t.Errorf("%s: %s %v %q", q.Phase, show(v), err, silent.saw())
-		}
-	}
-}
-
 // TestSizes: bodies around the size of a piece come whole, and larger messages are what the setting
 // says.
 func TestSizes(t *testing.T) {
@@ -414,11 +374,11 @@ func TestHalfAMessage(t *testing.T) {
 
 func TestConfigureComplains(t *testing.T) {
 	for key, value := range map[string]any{
-		"address": "localhost:8891", "connections": int64(0), "phases": []any{}, "phases[2]": []any{"content", "data"}, "max_body": int64(1),
+		"address": "localhost:8891", "connections": int64(0), "max_body": int64(1),
 		"larger": "half", "adress": "x", "macros": map[string]any{"{a": "b"}, "macros.{a}": map[string]any{"{a}": "b\x00"},
 		"rename": map[string]any{"a b": "x"},
 	} {
-		name, _, _ := strings.Cut(strings.Split(key, "[")[0], ".")
+		name, _, _ := strings.Cut(key, ".")
 		config := map[string]any{"address": "unix:/x", name: value}
 		err := New().Configure(t.Context(), sdk.Settings{Config: config})
 		if err == nil || !strings.HasPrefix(err.Error(), key) {

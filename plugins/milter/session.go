@@ -128,24 +128,24 @@ func (s *session) quit() {
 	_ = s.flush()
 }
 
-// replay tells the milter what has happened up to the question's phase.
+// replay tells the milter what has happened, until it knows enough.
 func (s *session) replay(m *sdk.Message) (sdk.Verdict, error) {
 	var o opinion
 	a, err := s.greet(m)
-	if err != nil || !a.goOn() || m.Phase == sdk.PhaseConnect || m.Phase == sdk.PhaseSender {
+	if err != nil || !a.goOn() {
 		return o.verdict(a), err
 	}
 	last, err := s.recipients(m, &o)
-	if err != nil || !last.goOn() || m.Phase == sdk.PhaseRecipient || len(m.Recipients) > 0 && o.refused(m.Recipients) {
+	if err != nil || !last.goOn() || len(m.Recipients) > 0 && o.refused(m.Recipients) {
 		return o.verdict(last), err
 	}
 	return s.content(m, &o)
 }
 
-// greet replays connection, HELO and MAIL FROM, as far as they have happened.
+// greet replays connection, HELO and MAIL FROM.
 func (s *session) greet(m *sdk.Message) (answer, error) {
 	a, err := s.step(milter.CodeConn, milter.OptNoConnect, milter.OptNoConnReply, s.connectMacros(m), connection(m))
-	if err != nil || !a.goOn() || m.Phase == sdk.PhaseConnect {
+	if err != nil || !a.goOn() {
 		return a.at("connect"), err
 	}
 	if m.Helo != "" {

@@ -14,7 +14,6 @@ import (
 type Settings struct {
 	Address     string            `config:"address"`     // "unix:/path" or "tcp:host:port"
 	Connections int               `config:"connections"` // to the milter at a time
-	Phases      []string          `config:"phases"`      // when it is asked: connect, sender, recipient, content
 	Macros      map[string]string `config:"macros"`      // more macros, or other values: "{daemon_name}" = "ORIGINATING"
 	Rename      map[string]string `config:"rename"`      // fields that it adds = under which name; "": not at all
 	MaxBody     sdk.Octets        `config:"max_body"`    // the largest new body
@@ -33,8 +32,7 @@ const (
 // a forged one.
 func defaults() Settings {
 	return Settings{
-		Connections: 10, Phases: []string{string(sdk.PhaseContent)}, Rename: map[string]string{"Authentication-Results": ""},
-		MaxBody: 50 << 20, Larger: largerFail,
+		Connections: 10, Rename: map[string]string{"Authentication-Results": ""}, MaxBody: 50 << 20, Larger: largerFail,
 	}
 }
 
@@ -51,16 +49,6 @@ func (s *Settings) check() error {
 	}
 	if s.Connections < 1 || s.Connections > 1000 {
 		bad("connections", "%d, expected 1 to 1000", s.Connections)
-	}
-	if len(s.Phases) == 0 {
-		bad("phases", "empty, expected some of connect, sender, recipient and content")
-	}
-	for i, phase := range s.Phases {
-		switch sdk.Phase(phase) {
-		case sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent:
-		default:
-			bad(fmt.Sprintf("phases[%d]", i+1), "%q, expected connect, sender, recipient or content", phase)
-		}
 	}
 	if len(s.Macros) > maxMacros {
 		bad("macros", "%d of them, expected at most %d", len(s.Macros), maxMacros)
