@@ -41,7 +41,7 @@ func schooled(b *testing.B, n int) (*store, *rand.Rand) {
 
 // BenchmarkJudge: a letter of 4 KiB, from octets to evidence.
 func BenchmarkJudge(b *testing.B) {
-	s, r := schooled(b, 500)
+	s, r := schooled(b, 100)
 	content := letter4k(r)
 	b.SetBytes(int64(len(content)))
 	b.ReportAllocs()
@@ -67,7 +67,7 @@ func BenchmarkTokenize(b *testing.B) {
 
 // BenchmarkLearn: a letter of 4 KiB, until it is on disk.
 func BenchmarkLearn(b *testing.B) {
-	s, r := schooled(b, 500)
+	s, r := schooled(b, 100)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		if _, err := s.learn(siteName, "", ham+opinion(i%2), tokenize(s.k0, s.k1, letter4k(r)), defaults().limits(), time.Now()); err != nil {

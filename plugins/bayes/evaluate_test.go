@@ -64,6 +64,9 @@ func judge(t testing.TB, s *store, samples []sample, tokens [][]token, which fun
 
 // TestCorpus is the bar: of the mail that was held back, at least 95% of the spam is above all but 0.1% of the ham.
 func TestCorpus(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a quarter of a minute")
+	}
 	samples := corpus(t, bare)
 	s := newStore(t)
 	tokens := tokenizeAll(s, samples)
