@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -288,4 +289,22 @@ func FuzzMessage(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestManyLines: work on a header is linear in its size, however it is folded, and so is that on a text full of
+// what could be delimiters or files.
+func TestManyLines(t *testing.T) {
+	for name, text := range map[string]string{
+		"folded":     "Content-Type: text/plain;\r\n" + strings.Repeat(" \r\n", 90000) + "\r\nx",
+		"delimiters": "Content-Type: multipart/mixed; boundary=b\r\n\r\n" + strings.Repeat("--x\r\n\r\n", 300000),
+		"uuencode":   "\r\n" + strings.Repeat("begin 644 a\r\n", 300000),
+		"names":      "Content-Type: x; " + strings.Repeat("name*1=\"a\";", 20000) + "\r\n\r\n",
+		"quotes":     "Content-Type: x; " + strings.Repeat("\"", 200000) + "\r\n\r\n",
+	} {
+		begin := time.Now()
+		raw(t, configured(t, map[string]any{"limits": map[string]any{"time": "1m"}}), text)
+		if spent := time.Since(begin); spent > 5*time.Second {
+			t.Errorf("%s took %s", name, spent)
+		}
+	}
 }

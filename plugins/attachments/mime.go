@@ -34,9 +34,9 @@ const maxHeader = 256 << 10
 // headerBlock reads a header.
 func headerBlock(raw []byte) block {
 	var b block
-	var field string
+	var field []byte
 	done := func() {
-		name, value, ok := strings.Cut(field, ":")
+		name, value, ok := strings.Cut(string(field), ":")
 		if !ok {
 			return
 		}
@@ -52,13 +52,13 @@ func headerBlock(raw []byte) block {
 		}
 	}
 	for line := range bytes.Lines(raw) {
-		text := strings.TrimRight(string(line), "\r\n")
-		if text != "" && (text[0] == ' ' || text[0] == '\t') {
-			field += text
+		text := bytes.TrimRight(line, "\r\n")
+		if len(text) > 0 && (text[0] == ' ' || text[0] == '\t') {
+			field = append(field, text...)
 			continue
 		}
 		done()
-		field = text
+		field = append(field[:0], text...)
 	}
 	done()
 	return b

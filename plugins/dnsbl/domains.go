@@ -132,22 +132,27 @@ func fromDomains(header io.Reader) []string {
 
 // fields returns the values of the fields of that name, unfolded; lines that are no field are passed over.
 func fields(raw []byte, name string) (values []string) {
+	var value []byte
 	own := false
+	done := func() {
+		if own {
+			values = append(values, string(value))
+		}
+	}
 	for line := range bytes.Lines(raw) {
-		text := strings.TrimRight(string(line), "\r\n")
-		if text == "" {
+		text := bytes.TrimRight(line, "\r\n")
+		if len(text) == 0 {
 			break
 		}
 		if text[0] == ' ' || text[0] == '\t' {
-			if own {
-				values[len(values)-1] += text
-			}
+			value = append(value, text...)
 			continue
 		}
-		key, value, ok := strings.Cut(text, ":")
-		if own = ok && strings.EqualFold(strings.TrimSpace(key), name); own {
-			values = append(values, value)
-		}
+		done()
+		key, rest, ok := bytes.Cut(text, []byte(":"))
+		own = ok && strings.EqualFold(string(bytes.TrimSpace(key)), name)
+		value = append(value[:0], rest...)
 	}
+	done()
 	return values
 }
