@@ -328,6 +328,12 @@ func TestSlow(t *testing.T) {
 			}
 			return true
 		},
+		"does not read": func(code byte, _ io.Writer) bool {
+			if code == 'B' {
+				<-stop
+			}
+			return true
+		},
 		"progress": func(code byte, w io.Writer) bool {
 			for code == 'E' {
 				if _, err := w.Write(frame("p")); err != nil {
@@ -338,14 +344,14 @@ func TestSlow(t *testing.T) {
 			return true
 		},
 	} {
-		f := startFake(t, &fake{raw: raw})
+		f := startFake(t, &fake{raw: raw, options: optneg(6, 0, uint32(milter.OptNoBodyReply))})
 		p := New().(*plugin)
 		if err := p.Configure(t.Context(), sdk.Settings{Config: map[string]any{"address": f.address}}); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
 		begin := time.Now()
-		v, err := p.Ask(ctx, sdktest.Mail("A: b\n\n"))
+		v, err := p.Ask(ctx, sdktest.Mail("A: b\n\n"+strings.Repeat(strings.Repeat("x", 99)+"\n", 1<<17))) // more than sockets hold
 		if err == nil || time.Since(begin) > 3*time.Second {
 			t.Errorf("%s: %s %v after %v", name, show(v), err, time.Since(begin))
 		}
