@@ -41,6 +41,8 @@ func TestChoose(t *testing.T) {
 	at := hams[len(hams)/1000] // the first that is one too many
 	share, wrong := recall(results, math.Nextafter(at, math.Inf(1)), true)
 	t.Logf("of %d messages, %d of them ham, above %.3f: recall %.2f%%, %d false positives; steep %.4f", len(results), len(hams), at, 100*share, wrong, math.Log(99)/at)
+	_, easy := recall(results, math.Nextafter(at, math.Inf(1)), false)
+	t.Logf("of these %d are easy ham", easy)
 	t.Logf("the strongest of the ham: %.3f", hams[:20])
 	t.Logf("false positives: recall; %s", roc(results, true))
 }

@@ -15,7 +15,7 @@ const (
 	usual   = 100    // number of telling tokens at which that is the same as a square root
 	thick   = 6      // a message is recognised without being learned from this strength on
 	enough  = 20     // messages of each kind before any is held for recognised
-	steep   = 1.1263 // strength times this is the logarithm of the odds that we tell: 0.99 where the training part had 0.1% of its ham
+	steep   = 1.1382 // strength times this is the logarithm of the odds that we tell: 0.99 where the training part had 0.1% of its ham
 )
 
 // evidence is what a database says of a message.
