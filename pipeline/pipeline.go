@@ -208,7 +208,9 @@ func (p *Pipeline) runStages(ctx context.Context, m *Message) {
 			m.TakeAll(Opinion{Action: sdk.Defer, Reply: ReplyTryLater, Stage: stage.Name(), Why: err.Error()})
 			m.Trace.Add(trace.Event{At: p.Now(), Stage: stage.Name(), Action: sdk.Defer.String(), Text: err.Error(), Took: took})
 			p.Observer.Stage(&StageReport{p.Name, stage.Name(), sdk.Defer, took})
-			p.Logger.Error("stage failed", "id", m.ID, "stage", stage.Name(), "action", "defer", "why", err)
+			if !errors.Is(context.Cause(ctx), ErrAbandoned) { // of which abandon tells
+				p.Logger.Error("stage failed", "id", m.ID, "stage", stage.Name(), "action", "defer", "why", err)
+			}
 			return
 		}
 		strongest, all := m.strongest()

@@ -100,7 +100,11 @@ func (b *burden) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		case "circle":
 			v.Changes = append(v.Changes, sdk.Change{Kind: sdk.RemoveField, Name: "Received"})
 		case "quarantine":
-			v.Recipients = append(v.Recipients, sdk.RecipientVerdict{Recipient: argument, Action: sdk.Quarantine})
+			for i, r := range m.Recipients {
+				if fmt.Sprint(i+1) == argument {
+					v.Recipients = append(v.Recipients, sdk.RecipientVerdict{Recipient: r.Address, Action: sdk.Quarantine})
+				}
+			}
 		case "reject":
 			v.Action = sdk.Reject
 		case "loud":
