@@ -39,14 +39,14 @@ type lane struct {
 	frames frames // of whoever sends, one at a time
 	late   *time.Timer
 	fired  chan struct{}
-	stream wire.Plugin_LaneClient
+	stream stream
 	reset  context.CancelFunc
 
 	mu      sync.Mutex
-	reading wire.Plugin_LaneClient // the stream whose reader may report
-	waiting uint64                 // 0: nobody waits
-	body    *newBody               // of the question of id waiting
-	broken  bool                   // reading has ended
+	reading stream   // the stream whose reader may report
+	waiting uint64   // 0: nobody waits
+	body    *newBody // of the question of id waiting
+	broken  bool     // reading has ended
 }
 
 type result struct {
@@ -77,10 +77,8 @@ func (l *lane) open() error {
 		return nil
 	}
 	l.close()
-	ctx, reset := context.WithCancel(l.p.ctx)
-	stream, err := l.p.client.Lane(ctx)
+	stream, reset, err := l.p.newStream()
 	if err != nil {
-		reset()
 		return err
 	}
 	l.stream, l.reset = stream, reset
@@ -109,7 +107,7 @@ func (l *lane) close() {
 
 // read takes frames until the stream ends. Answers that nobody waits for (late, or given
 // twice) are dropped.
-func (l *lane) read(stream wire.Plugin_LaneClient, reset context.CancelFunc) {
+func (l *lane) read(stream stream, reset context.CancelFunc) {
 	defer l.p.gone.Done()
 	defer reset()
 	for {
@@ -141,7 +139,7 @@ func (l *lane) read(stream wire.Plugin_LaneClient, reset context.CancelFunc) {
 }
 
 // take hands a piece of a new body to who asked. It comes before the answer, on the same stream.
-func (l *lane) take(stream wire.Plugin_LaneClient, b *wire.Body) {
+func (l *lane) take(stream stream, b *wire.Body) {
 	l.mu.Lock()
 	var body *newBody
 	if l.reading == stream && l.waiting != 0 && b.GetId() == l.waiting {

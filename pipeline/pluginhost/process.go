@@ -33,6 +33,7 @@ type process struct {
 	log      *slog.Logger
 	conn     *grpc.ClientConn
 	client   wire.PluginClient
+	direct   string // socket of direct lanes, or ""
 	manifest sdk.Manifest
 	buffers  *pool
 	started  time.Time

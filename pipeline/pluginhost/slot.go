@@ -113,8 +113,7 @@ func (l *lane) recover() {
 		if l.open() != nil {
 			continue
 		}
-		header, err := l.stream.Header() // ends with the stream at the latest
-		if err == nil && header != nil {
+		if l.stream.started() {
 			if !l.extra {
 				l.p.lost.Add(-1)
 			}

@@ -189,6 +189,9 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	if p.manifest, err = wire.FromManifest(described); err == nil {
 		err = checkManifest(&p.manifest)
 	}
+	if err == nil {
+		err = p.findDirect(ctx, described.GetLaneSocket(), p.runner.socketDir)
+	}
 	if err != nil {
 		return &badSettings{fmt.Errorf("describe: %w", err)}
 	}

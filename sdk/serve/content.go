@@ -60,6 +60,13 @@ func (b *body) waiting() bool {
 	return len(b.queue) > 0
 }
 
+// full reports whether feed would wait.
+func (b *body) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue) >= maxQueued && !b.gone && !b.draining && b.err == nil
+}
+
 // parse takes the shared parse; the first one counts.
 func (b *body) parse(p *wire.Parsed) {
 	b.mu.Lock()

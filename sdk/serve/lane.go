@@ -29,7 +29,7 @@ const maxErrorText = 1000
 // while the plugin thinks. A question whose content is still coming is asked by the one that does
 // not read.
 type lane struct {
-	stream wire.Plugin_LaneServer
+	stream stream
 	plugin sdk.Plugin
 	parsed bool // the manifest asks for the shared parse
 
@@ -49,6 +49,13 @@ type lane struct {
 	ended   bool      // End came for current
 	late    *time.Timer
 	started bool // the second goroutine
+}
+
+// stream carries the frames of a lane: of gRPC, or direct.
+type stream interface {
+	Context() context.Context
+	Recv() (*wire.HostFrame, error)
+	Send(*wire.PluginFrame) error
 }
 
 // stage says who asks the current question.
@@ -76,7 +83,7 @@ type question struct {
 	handed   bool          // who asks it was the reader, and is no more; of lane.mu
 }
 
-func newLane(stream wire.Plugin_LaneServer, p sdk.Plugin, parsed bool) *lane {
+func newLane(stream stream, p sdk.Plugin, parsed bool) *lane {
 	l := &lane{
 		stream: stream, plugin: p, parsed: parsed, ended: true,
 		role: make(chan struct{}, 1), work: make(chan *question, 1), over: make(chan struct{}),
@@ -229,6 +236,9 @@ func (l *lane) feed(q *question, data []byte) {
 			l.askBeside()
 		}
 		l.mu.Unlock()
+	}
+	if d, ok := l.stream.(*directStream); ok && q.body.full() {
+		defer d.watch(l.abort)()
 	}
 	q.body.feed(data)
 }

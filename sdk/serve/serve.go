@@ -62,6 +62,7 @@ func Main(p sdk.Plugin) {
 		debug.SetGCPercent(400)
 	}
 	server := newServer(p, keepOutput())
+	server.socketDir = os.Getenv(wire.SocketDir)
 	var process atomic.Pointer[grpc.Server]
 	if os.Getenv(wire.WatchStdin) == "1" {
 		go exitWithHost(os.Stdin, &process, server)
@@ -120,6 +121,9 @@ func Serve(ctx context.Context, l net.Listener, p sdk.Plugin) error {
 	h.SetServingStatus(wire.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, h)
 	server := newServer(p, func() {})
+	if l.Addr().Network() == "unix" {
+		server.socketDir = filepath.Dir(l.Addr().String())
+	}
 	wire.RegisterPluginServer(s, server)
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()

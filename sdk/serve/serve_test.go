@@ -104,7 +104,24 @@ func (p *plugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
 type client struct {
 	t *testing.T
 	wire.PluginClient
-	conn *grpc.ClientConn
+	conn   *grpc.ClientConn
+	direct string // socket of direct lanes, for a test that wants those
+}
+
+// bothWays runs a test with lanes of gRPC and with direct ones.
+func bothWays(t *testing.T, test func(t *testing.T, start func(*testing.T, *plugin, uint32) *client)) {
+	t.Run("gRPC", func(t *testing.T) { test(t, start) })
+	t.Run("direct", func(t *testing.T) {
+		test(t, func(t *testing.T, p *plugin, lanes uint32) *client {
+			c := start(t, p, lanes)
+			d, err := c.Describe(t.Context(), &wire.DescribeRequest{})
+			if err != nil || d.GetLaneSocket() == "" {
+				t.Fatalf("no direct lanes: %v %v", d, err)
+			}
+			c.direct = d.GetLaneSocket()
+			return c
+		})
+	})
 }
 
 func start(t *testing.T, p *plugin, lanes uint32) *client {
@@ -132,7 +149,7 @@ func start(t *testing.T, p *plugin, lanes uint32) *client {
 		}
 		_ = os.RemoveAll(dir)
 	})
-	c := &client{t, wire.NewPluginClient(conn), conn}
+	c := &client{t: t, PluginClient: wire.NewPluginClient(conn), conn: conn}
 	if lanes > 0 {
 		if _, err := c.Configure(t.Context(), &wire.ConfigureRequest{Lanes: lanes}); err != nil {
 			t.Fatal(err)
@@ -143,17 +160,68 @@ func start(t *testing.T, p *plugin, lanes uint32) *client {
 
 type testLane struct {
 	t *testing.T
-	wire.Plugin_LaneClient
+	testStream
 	reset context.CancelFunc
 }
 
+type testStream interface {
+	Send(*wire.HostFrame) error
+	Recv() (*wire.PluginFrame, error)
+	CloseSend() error
+	begins() bool
+}
+
+type grpcLane struct{ wire.Plugin_LaneClient }
+
+func (l grpcLane) begins() bool {
+	header, err := l.Header()
+	return err == nil && header != nil
+}
+
+// directLane sends each frame at once: a test may wait for what the plugin does about it.
+type directLane struct {
+	*wire.HostEnd
+	began bool
+	err   error
+}
+
+func (l *directLane) begins() bool {
+	if !l.began {
+		l.began, l.err = true, l.Begin()
+	}
+	return l.err == nil
+}
+
+func (l *directLane) Send(f *wire.HostFrame) error { return errors.Join(l.HostEnd.Send(f), l.Flush()) }
+
+func (l *directLane) Recv() (*wire.PluginFrame, error) {
+	if !l.begins() {
+		return nil, l.err
+	}
+	return l.HostEnd.Recv()
+}
+
+// CloseSend ends the lane: there is no half of it.
+func (l *directLane) CloseSend() error {
+	l.err, l.began = io.EOF, true
+	return l.Close()
+}
+
 func (c *client) lane() *testLane {
+	if c.direct != "" {
+		conn, err := net.Dial("unix", c.direct)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.t.Cleanup(func() { _ = conn.Close() })
+		return &testLane{c.t, &directLane{HostEnd: wire.NewHostEnd(conn)}, func() { _ = conn.Close() }}
+	}
 	ctx, cancel := context.WithCancel(c.t.Context())
 	s, err := c.Lane(ctx)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return &testLane{c.t, s, cancel}
+	return &testLane{c.t, grpcLane{s}, cancel}
 }
 
 func (l *testLane) ask(id uint64, sender string) {
@@ -198,6 +266,9 @@ func (l *testLane) fails(code codes.Code) {
 		if err == nil && f.GetAnswer().GetError() != nil { // the question that the lane's end cancelled
 			continue
 		}
+		if _, direct := l.testStream.(*directLane); direct && err != nil {
+			return // the connection ends, and says no more
+		}
 		if status.Code(err) != code {
 			l.t.Fatalf("%v %v, expected %s", f, err, code)
 		}
@@ -205,7 +276,9 @@ func (l *testLane) fails(code codes.Code) {
 	}
 }
 
-func TestLane(t *testing.T) {
+func TestLane(t *testing.T) { bothWays(t, laneDialogue) }
+
+func laneDialogue(t *testing.T, start func(*testing.T, *plugin, uint32) *client) {
 	p := &plugin{}
 	c := start(t, p, 2)
 	l := c.lane()
@@ -275,7 +348,9 @@ func TestLane(t *testing.T) {
 	}
 }
 
-func TestDeadline(t *testing.T) {
+func TestDeadline(t *testing.T) { bothWays(t, testDeadline) }
+
+func testDeadline(t *testing.T, start func(*testing.T, *plugin, uint32) *client) {
 	p := &plugin{}
 	l := start(t, p, 1).lane()
 	l.frame(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: &wire.Ask{
@@ -313,7 +388,9 @@ func TestProtocolErrors(t *testing.T) {
 }
 
 // TestSlots: a reset lane counts until its Ask has returned.
-func TestSlots(t *testing.T) {
+func TestSlots(t *testing.T) { bothWays(t, testSlots) }
+
+func testSlots(t *testing.T, start func(*testing.T, *plugin, uint32) *client) {
 	p := &plugin{}
 	c := start(t, p, 1)
 	l := c.lane()
@@ -328,7 +405,7 @@ func TestSlots(t *testing.T) {
 	close(p.release)
 	for range 100 {
 		again := c.lane()
-		if header, err := again.Header(); err == nil && header != nil {
+		if again.begins() {
 			again.ask(1, "early")
 			again.answer(1)
 			return
@@ -339,7 +416,9 @@ func TestSlots(t *testing.T) {
 }
 
 // TestReset: the context ends with the stream, also while the reader waits for the plugin.
-func TestReset(t *testing.T) {
+func TestReset(t *testing.T) { bothWays(t, testReset) }
+
+func testReset(t *testing.T, start func(*testing.T, *plugin, uint32) *client) {
 	p := &plugin{}
 	l := start(t, p, 1).lane()
 	l.ask(1, "wait")
@@ -415,7 +494,7 @@ func TestEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &client{t, wire.NewPluginClient(conn), conn}
+		c := &client{t: t, PluginClient: wire.NewPluginClient(conn), conn: conn}
 		if way != "not configured" {
 			if _, err := c.Configure(t.Context(), &wire.ConfigureRequest{Lanes: 1}); err != nil {
 				t.Fatal(err)

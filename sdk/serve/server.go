@@ -27,6 +27,8 @@ type server struct {
 	keepOutput func()
 	once       sync.Once
 	patience   time.Duration // closeTime
+	direct     *direct
+	socketDir  string // for direct lanes; "": none
 
 	ending   sync.Once
 	endError error
@@ -43,7 +45,9 @@ type server struct {
 }
 
 func newServer(p sdk.Plugin, keepOutput func()) *server {
-	return &server{plugin: p, keepOutput: keepOutput, patience: closeTime, idle: make(chan struct{})}
+	s := &server{plugin: p, keepOutput: keepOutput, patience: closeTime, idle: make(chan struct{})}
+	s.direct = newDirect(s)
+	return s
 }
 
 // Describe implements wire.PluginServer.
@@ -53,6 +57,7 @@ func (s *server) Describe(context.Context, *wire.DescribeRequest) (*wire.Describ
 	if err != nil {
 		return nil, status.Error(codes.Internal, "describe: "+err.Error())
 	}
+	d.LaneSocket = s.direct.listen(s.socketDir)
 	return d, nil
 }
 
@@ -161,6 +166,7 @@ func (s *server) enter() error {
 // plugin if it is configured and an io.Closer. Each caller gets the same answer.
 func (s *server) end() error {
 	s.ending.Do(func() {
+		s.direct.close()
 		ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 		defer cancel()
 		s.endError = s.close(ctx)

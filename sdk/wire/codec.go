@@ -42,14 +42,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func marshalPiece(tag byte, id uint64, data []byte) mem.BufferSlice {
-	inner := 0
-	if id != 0 {
-		inner += 1 + protowire.SizeVarint(id)
-	}
-	if len(data) > 0 {
-		inner += 1 + protowire.SizeBytes(len(data))
-	}
-	size := 1 + protowire.SizeBytes(inner)
+	size := 1 + protowire.SizeBytes(pieceSize(id, len(data)))
 	var pooled *[]byte
 	var b []byte
 	if mem.IsBelowBufferPoolingThreshold(size) {
@@ -58,17 +51,34 @@ func marshalPiece(tag byte, id uint64, data []byte) mem.BufferSlice {
 		pooled = mem.DefaultBufferPool().Get(size)
 		b = (*pooled)[:0]
 	}
-	b = protowire.AppendVarint(append(b, tag), uint64(inner))
-	if id != 0 {
-		b = protowire.AppendVarint(append(b, tagID), id)
-	}
-	if len(data) > 0 {
-		b = protowire.AppendBytes(append(b, tagData), data)
-	}
+	b = append(appendPieceHead(b, tag, id, len(data)), data...)
 	if pooled == nil {
 		return mem.BufferSlice{mem.SliceBuffer(b)}
 	}
 	return mem.BufferSlice{mem.NewBuffer(pooled, mem.DefaultBufferPool())}
+}
+
+// pieceSize is the length of a Chunk or End with that much data.
+func pieceSize(id uint64, data int) (size int) {
+	if id != 0 {
+		size += 1 + protowire.SizeVarint(id)
+	}
+	if data > 0 {
+		size += 1 + protowire.SizeBytes(data)
+	}
+	return size
+}
+
+// appendPieceHead appends a Chunk or End up to its data.
+func appendPieceHead(b []byte, tag byte, id uint64, data int) []byte {
+	b = protowire.AppendVarint(append(b, tag), uint64(pieceSize(id, data)))
+	if id != 0 {
+		b = protowire.AppendVarint(append(b, tagID), id)
+	}
+	if data > 0 {
+		b = protowire.AppendVarint(append(b, tagData), uint64(data))
+	}
+	return b
 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -79,14 +89,15 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buffer.Free()
-	if b := buffer.ReadOnlyData(); !unmarshalPiece(b, frame) {
+	if b := buffer.ReadOnlyData(); !unmarshalPiece(b, frame, true) { // grpc takes its buffer back
 		return proto.Unmarshal(b, frame)
 	}
 	return nil
 }
 
-// unmarshalPiece reads a Chunk or End as an encoder would write it; it returns false for everything else.
-func unmarshalPiece(b []byte, frame *HostFrame) bool {
+// unmarshalPiece reads a Chunk or End as an encoder would write it; it returns false for everything else. Without
+// copied the frame shares memory with b.
+func unmarshalPiece(b []byte, frame *HostFrame, copied bool) bool {
 	if len(b) < 2 || b[0] != tagChunk && b[0] != tagEnd {
 		return false
 	}
@@ -123,7 +134,10 @@ func unmarshalPiece(b []byte, frame *HostFrame) bool {
 		if inner[0] != tagData || n != len(inner)-1 {
 			return false
 		}
-		x.chunk.Data = append([]byte(nil), octets...) // grpc takes its buffer back
+		if copied {
+			octets = append([]byte(nil), octets...)
+		}
+		x.chunk.Data = octets
 	}
 	x.chunk.Id, x.wrapper.Chunk = id, &x.chunk
 	frame.Reset()

@@ -15,6 +15,9 @@ const (
 	// that ends when the host is gone.
 	WatchStdin = "SLUICE_WATCH_STDIN"
 
+	// SocketDir is the environment variable with the directory of a plugin's sockets.
+	SocketDir = "PLUGIN_UNIX_SOCKET_DIR"
+
 	// ServiceName is what go-plugin and the health service call the plugin.
 	ServiceName = "plugin"
 

@@ -394,6 +394,7 @@ type DescribeResponse struct {
 	Parsed        bool                   `protobuf:"varint,8,opt,name=parsed,proto3" json:"parsed,omitempty"`                                           // it also wants the shared parse
 	Events        []EventKind            `protobuf:"varint,9,rep,packed,name=events,proto3,enum=sluice.plugin.v1.EventKind" json:"events,omitempty"`    // what it is told
 	MaxContent    int64                  `protobuf:"varint,10,opt,name=max_content,json=maxContent,proto3" json:"max_content,omitempty"`                // it is sent at most so many octets of a message; 0: no limit of its own
+	LaneSocket    string                 `protobuf:"bytes,11,opt,name=lane_socket,json=laneSocket,proto3" json:"lane_socket,omitempty"`                 // a unix socket for lanes without gRPC, in PLUGIN_UNIX_SOCKET_DIR; "" for none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +497,13 @@ func (x *DescribeResponse) GetMaxContent() int64 {
 		return x.MaxContent
 	}
 	return 0
+}
+
+func (x *DescribeResponse) GetLaneSocket() string {
+	if x != nil {
+		return x.LaneSocket
+	}
+	return ""
 }
 
 type ConfigureRequest struct {
@@ -2712,7 +2720,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"\fplugin.proto\x12\x10sluice.plugin.v1\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\x80\x03\n" +
+	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\xa1\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12/\n" +
@@ -2725,7 +2733,9 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06events\x18\t \x03(\x0e2\x1b.sluice.plugin.v1.EventKindR\x06events\x12\x1f\n" +
 	"\vmax_content\x18\n" +
 	" \x01(\x03R\n" +
-	"maxContentJ\x04\b\v\x10\x10\"\xf9\x01\n" +
+	"maxContent\x12\x1f\n" +
+	"\vlane_socket\x18\v \x01(\tR\n" +
+	"laneSocketJ\x04\b\f\x10\x10\"\xf9\x01\n" +
 	"\x10ConfigureRequest\x12F\n" +
 	"\x06config\x18\x01 \x03(\v2..sluice.plugin.v1.ConfigureRequest.ConfigEntryR\x06config\x12\x1b\n" +
 	"\tstate_dir\x18\x02 \x01(\tR\bstateDir\x12\x14\n" +

@@ -172,6 +172,7 @@ func checkSameManifest(ctx context.Context, r *run) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		d.LaneSocket = r.manifest.GetLaneSocket() // it lies in a directory of each start's own
 		if !proto.Equal(d, r.manifest) {
 			return "", fmt.Errorf("first %s, then %s", printable(r.manifest.String(), 200), printable(d.String(), 200))
 		}
