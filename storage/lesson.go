@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sluicemail/sluice/storage/codec"
@@ -53,17 +54,54 @@ const (
 	keywordNotJunk = "$NotJunk"
 )
 
+// What one account may teach within an hour. A lesson keeps content that its owner may have expunged, outside of his quota, until the
+// pupils have it; and where there are too many the oldest go, which may be somebody else's.
+const (
+	maxTaught       = 5000
+	maxTaughtOctets = 64 << 20
+)
+
 // lessons is what updates and the worker that takes lessons to their pupils have in common.
 type lessons struct {
 	pupils func(LessonKind) []string
 	kick   func()
+
+	mu    sync.Mutex
+	hour  int64 // since 1970
+	spent map[AccountID]taught
+}
+
+// taught is what an account has taught within an hour.
+type taught struct {
+	lessons int
+	octets  int64
+}
+
+// afford returns those of the messages about which the account may teach now. Updates that fail afterwards count too.
+func (l *lessons) afford(a AccountID, now time.Time, about []contentOf) []contentOf {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if hour := now.Unix() / 3600; hour != l.hour || l.spent == nil {
+		l.hour, l.spent = hour, make(map[AccountID]taught)
+	}
+	spent := l.spent[a]
+	kept := about[:0:0]
+	for _, c := range about {
+		if spent.lessons < maxTaught && spent.octets+c.size <= maxTaughtOctets {
+			spent.lessons++
+			spent.octets += c.size
+			kept = append(kept, c)
+		}
+	}
+	l.spent[a] = spent
+	return kept
 }
 
 // Teach has updates write lessons from now on. pupils names those for whom (letters, digits, - and _; none: nothing is
 // written); it is called under an account's lock and returns at once. kick, also called so, says that there are new
 // ones.
 func (s *Store) Teach(pupils func(LessonKind) []string, kick func()) {
-	s.lessons.Store(&lessons{pupils, kick})
+	s.lessons.Store(&lessons{pupils: pupils, kick: kick})
 }
 
 // teach adds a lesson about each content to the batch.
@@ -73,6 +111,10 @@ func (tx *Tx) teach(kind LessonKind, about ...contentOf) {
 		return
 	}
 	pupils := l.pupils(kind)
+	if len(pupils) == 0 {
+		return
+	}
+	about = l.afford(tx.id, tx.now, about)
 	for _, name := range pupils[:min(len(pupils), maxPupils)] {
 		if name == "" || len(name) > maxPupilName || strings.Contains(name, "/") {
 			continue
@@ -90,6 +132,7 @@ func (tx *Tx) teach(kind LessonKind, about ...contentOf) {
 type contentOf struct {
 	id      ContentID
 	variant uint8
+	size    int64
 }
 
 // teachTransfer says what a copy or a move from one mailbox into another teaches.
@@ -107,7 +150,7 @@ func (tx *Tx) teachTransfer(from, to SpecialUse, items []item) {
 	}
 	about := make([]contentOf, len(items))
 	for i := range items {
-		about[i] = contentOf{items[i].content, items[i].variant}
+		about[i] = contentOf{items[i].content, items[i].variant, items[i].size}
 	}
 	tx.teach(kind, about...)
 }
@@ -121,7 +164,7 @@ func (tx *Tx) teachKeywords(b *box, it *item, before []byte) {
 		return slices.ContainsFunc(list, func(k byte) bool { return int(k) < len(b.Keywords) && strings.EqualFold(b.Keywords[k], name) })
 	}
 	junk, notJunk := word(it.keywords, keywordJunk), word(it.keywords, keywordNotJunk)
-	about := contentOf{it.content, it.variant}
+	about := contentOf{it.content, it.variant, it.size}
 	switch {
 	case junk && !notJunk && !word(before, keywordJunk):
 		tx.teach(LessonSpam, about)

@@ -247,6 +247,35 @@ func TestLessonsHoldContent(t *testing.T) {
 	}
 }
 
+// TestLessonsAreBounded: what one account teaches within an hour is bounded, in messages and octets, whatever is expunged
+// meanwhile; others teach as before, and the next hour is a new one.
+func TestLessonsAreBounded(t *testing.T) {
+	l := &lessons{}
+	now := time.Unix(1_800_000_000, 0)
+	many := make([]contentOf, maxTaught+10)
+	if got := l.afford(AccountID{1}, now, many); len(got) != maxTaught {
+		t.Errorf("%d messages at once", len(got))
+	}
+	if got := l.afford(AccountID{1}, now, many[:1]); len(got) != 0 {
+		t.Error("one more")
+	}
+	large := []contentOf{{size: 50 << 20}, {size: 50 << 20}, {size: 1 << 20}}
+	if got := l.afford(AccountID{2}, now, large); len(got) != 2 || got[1].size != 1<<20 {
+		t.Errorf("%+v", got)
+	}
+	if got := l.afford(AccountID{2}, now.Add(time.Hour), large); len(got) != 2 || len(l.spent) != 1 {
+		t.Errorf("an hour later %+v, %d accounts are remembered", got, len(l.spent))
+	}
+	c := newSchool(t, nil)
+	c.teach("a")
+	c.add("Junk", "one", true)
+	c.s.lessons.Load().spent[c.a] = taught{lessons: maxTaught}
+	c.add("Junk", "two", true)
+	if got, _ := c.lessons("a"); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestDamagedLesson: one that cannot be read does not keep the others.
 func TestDamagedLesson(t *testing.T) {
 	c := newSchool(t, nil)

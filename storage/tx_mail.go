@@ -40,7 +40,7 @@ func (tx *Tx) Append(mailbox MailboxID, d Delivery) (UID, error) {
 	}
 	uid, err := tx.Deliver(mailbox, d)
 	if err == nil && tx.peek(mailbox).Use == UseJunk {
-		tx.teach(LessonSpam, contentOf{d.Info.ID, uint8(d.Info.Variant)})
+		tx.teach(LessonSpam, contentOf{d.Info.ID, uint8(d.Info.Variant), d.Info.Size})
 	}
 	return uid, err
 }
