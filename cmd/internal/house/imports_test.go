@@ -118,6 +118,14 @@ var rules = []rule{
 		why:    "shipped plugins run in processes of their own, for `sluice plugin run NAME`; the core never calls one",
 	},
 	{
+		name: "programs are started in three places",
+		who: func(dir string) bool {
+			return dir != "pipeline/pluginhost" && dir != "cmd/internal/conformance" && dir != "cmd/internal/config" && !strings.Contains(dir, "/testdata/")
+		},
+		refuse: func(_, path string) bool { return path == "os/exec" },
+		why:    "what a peer wrote must never reach a command line: those two start plugins by the configuration alone, without a shell, and config looks for the program (DRILLS E6.9)",
+	},
+	{
 		name:   "only cmd/internal/config decodes TOML",
 		who:    func(dir string) bool { return dir != "cmd/internal/config" },
 		refuse: func(_, path string) bool { return strings.HasPrefix(path, "github.com/BurntSushi/toml") },
@@ -178,6 +186,7 @@ func TestRulesBite(t *testing.T) {
 		"plugins and examples import sdk only":                   {"plugins/eicar", module + "plugins/gtube"},
 		"only cmd/sluice imports plugins":                        {"pipeline/pluginhost", module + "plugins/eicar"},
 		"only cmd/internal/config decodes TOML":                  {"pipeline/route", "github.com/BurntSushi/toml"},
+		"programs are started in three places":                   {"plugins/spamassassin", "os/exec"},
 		"only storage/kv/pebble knows the engine":                {"pipeline/queue", "github.com/cockroachdb/pebble/v2/vfs"},
 		"only sdk/serve, sdk/wire and pluginhost know go-plugin": {"cmd/sluice", "github.com/hashicorp/go-plugin"},
 	}

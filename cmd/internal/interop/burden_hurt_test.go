@@ -408,3 +408,57 @@ func TestNoShell(t *testing.T) {
 	}
 	s.stop()
 }
+
+// TestScannerDown (DRILLS E6.3): the scanner is down. Where mail waits for it, the next attempt is the scan; where it goes on, it says
+// so, it is counted, and the administrator scans it again by hand.
+func TestScannerDown(t *testing.T) {
+	for _, policy := range []string{"defer", "accept"} {
+		t.Run(policy, func(t *testing.T) {
+			s := newBurdenSite(t, "anti-virus", "timeout = \"1s\"\non_failure = \""+policy+"\"", `content = "3s"`, "")
+			s.start()
+			send := func() error {
+				c, err := dialSMTP(s.addr("mx"), time.Minute)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.close()
+				_, err = c.send(stranger, []string{bob}, letter("down@example.org", "down", 1000))
+				return err
+			}
+			err := send()
+			if policy == "defer" {
+				if replyCode(err) != 451 {
+					t.Fatalf("while the scanner is down: %v", err)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			s.replaceConfig(`content = "3s"`, `content = "0s"`) // it is back
+			s.sluice("", "reload")
+			if policy == "defer" {
+				if err := send(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.waitMail(bob, "INBOX", "down@example.org")
+			text, err := s.message(bob, "down@example.org")
+			if err != nil {
+				t.Fatal(err)
+			}
+			stamped := strings.Contains(text, "X-Sluice-Unscanned: anti-virus; plugin=burden; failure=timeout")
+			if seen := strings.Contains(text, "X-Burden-Seen"); stamped != (policy == "accept") || seen == stamped {
+				t.Errorf("scanned: %v, stamped: %v", seen, stamped)
+			}
+			if counted := strings.Contains(s.sluice("", "metrics"), `sluice_unscanned_total{plugin="burden",stage="anti-virus"} 1`); counted != stamped {
+				t.Errorf("counted: %v, stamped: %v", counted, stamped)
+			}
+			if stamped {
+				told := s.sluice("", "plugin", "ask", "burden", s.writeFile("down.eml", text))
+				if !strings.Contains(told, "accept") {
+					t.Errorf("asked again by hand: %s", told)
+				}
+			}
+			s.stop()
+		})
+	}
+}
