@@ -74,7 +74,7 @@ func (d *direct) serve(conn net.Conn) {
 	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
-	_ = newLane(&directStream{end, ctx, conn}, d.server.plugin, d.server.parsed).run()
+	_ = newLane(&directStream{end, ctx, conn}, d.server.plugin, d.server.parsed, d.server.watch).run()
 }
 
 // add counts a connection in or out.

@@ -46,9 +46,10 @@ type lane struct {
 	mu      sync.Mutex
 	current *question // the question whose End has not come, or the last one
 	stage   stage     // of current
+	since   time.Time // that current is in that stage
 	ended   bool      // End came for current
-	late    *time.Timer
-	started bool // the second goroutine
+	started bool      // the second goroutine
+	watch   *watch
 }
 
 // stream carries the frames of a lane: of gRPC, or direct.
@@ -69,7 +70,7 @@ const (
 
 // patience is how long the reader asks before the other one reads on, and how long content may take to
 // come before the question is asked without the rest.
-const patience = time.Millisecond
+const patience = 20 * time.Millisecond
 
 // question is one Ask on its way through the plugin.
 type question struct {
@@ -83,14 +84,11 @@ type question struct {
 	handed   bool          // who asks it was the reader, and is no more; of lane.mu
 }
 
-func newLane(stream stream, p sdk.Plugin, parsed bool) *lane {
-	l := &lane{
-		stream: stream, plugin: p, parsed: parsed, ended: true,
+func newLane(stream stream, p sdk.Plugin, parsed bool, w *watch) *lane {
+	return &lane{
+		stream: stream, plugin: p, parsed: parsed, ended: true, watch: w,
 		role: make(chan struct{}, 1), work: make(chan *question, 1), over: make(chan struct{}),
 	}
-	l.late = time.AfterFunc(time.Hour, l.lookAgain)
-	l.late.Stop()
-	return l
 }
 
 // abort wakes a reader and a plugin that wait for each other when the stream was reset.
@@ -105,6 +103,8 @@ func (l *lane) abort() {
 func (l *lane) run() error {
 	stop := context.AfterFunc(l.stream.Context(), l.abort)
 	defer stop()
+	l.watch.add(l)
+	defer l.watch.remove(l)
 	l.attend(true)
 	l.second.Wait()
 	return l.err
@@ -128,12 +128,18 @@ func (l *lane) attend(reading bool) {
 	}
 }
 
-// lookAgain is called when the current question has taken its time.
-func (l *lane) lookAgain() {
+// lookAgain is called now and then while there are questions. It reports whether this lane has one that
+// nobody but the reader attends to.
+func (l *lane) lookAgain(now time.Time) (busy bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.current == nil || l.stage == byOther {
+		return false
+	}
+	if now.Sub(l.since) < patience {
+		return true
+	}
 	switch {
-	case l.current == nil:
 	case l.stage == coming:
 		l.askBeside()
 	case l.stage == byReader:
@@ -141,6 +147,7 @@ func (l *lane) lookAgain() {
 		l.needSecond()
 		l.role <- struct{}{}
 	}
+	return false
 }
 
 // askBeside lets the goroutine that does not read ask the current question. l.mu is held.
@@ -184,7 +191,6 @@ func (l *lane) end(err error) {
 	if !errors.Is(err, io.EOF) {
 		l.err = err
 	}
-	l.late.Stop()
 	l.mu.Lock()
 	if q := l.current; q != nil {
 		q.cancel()
@@ -257,11 +263,10 @@ func (l *lane) whole(q *question) (more bool) {
 		return true
 	}
 	l.answer(q)
-	l.late.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !q.handed {
-		l.stage = byOther // a late timer finds nothing to do
+		l.stage = byOther // nothing is left to do
 	}
 	return !q.handed
 }
@@ -303,12 +308,12 @@ func (l *lane) begin(a *wire.Ask) error {
 		Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body, Parsed: q.body.parsed,
 	}
 	q.err = q.kind(a)
-	l.current, l.ended, l.stage = q, false, coming
+	l.current, l.ended, l.stage, l.since = q, false, coming, time.Now()
 	l.active.Store(q)
 	if l.stream.Context().Err() != nil { // abort may have come before q
 		l.abort()
 	}
-	l.late.Reset(patience)
+	l.watch.wake()
 	return nil
 }
 

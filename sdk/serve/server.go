@@ -28,6 +28,7 @@ type server struct {
 	once       sync.Once
 	patience   time.Duration // closeTime
 	direct     *direct
+	watch      *watch
 	socketDir  string // for direct lanes; "": none
 
 	ending   sync.Once
@@ -45,7 +46,7 @@ type server struct {
 }
 
 func newServer(p sdk.Plugin, keepOutput func()) *server {
-	s := &server{plugin: p, keepOutput: keepOutput, patience: closeTime, idle: make(chan struct{})}
+	s := &server{plugin: p, keepOutput: keepOutput, patience: closeTime, watch: newWatch(), idle: make(chan struct{})}
 	s.direct = newDirect(s)
 	return s
 }
@@ -143,7 +144,7 @@ func (s *server) Lane(stream wire.Plugin_LaneServer) error {
 	if err := stream.SendHeader(nil); err != nil { // tells the host that a handler runs
 		return err
 	}
-	return newLane(stream, s.plugin, s.parsed).run()
+	return newLane(stream, s.plugin, s.parsed, s.watch).run()
 }
 
 func (s *server) enter() error {
