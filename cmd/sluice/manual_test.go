@@ -40,9 +40,12 @@ func TestManual(t *testing.T) {
 			t.Errorf("%s has no configuration to copy", page)
 		}
 		for _, example := range examples {
-			file := filepath.Join(t.TempDir(), "sluice.toml")
-			if err := os.WriteFile(file, []byte(manualBase+example), 0o600); err != nil {
-				t.Fatal(err)
+			dir := t.TempDir()
+			file := filepath.Join(dir, "sluice.toml")
+			for name, text := range map[string]string{file: manualBase + example, filepath.Join(dir, "rspamd.password"): "secret\n"} {
+				if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			c, err := config.Load(file, config.Options{Builtins: builtinNames()})
 			if err != nil {
