@@ -12,7 +12,7 @@
 SHELL    := /bin/bash
 GO       ?= go
 FUZZTIME ?= 10s
-TIMEOUT  ?= 15m
+TIMEOUT  ?= 40m
 INTEROP_PACKAGE := ./cmd/internal/interop/...
 
 .PHONY: build test quick lint fmt vet packages fuzz generate bench clean
