@@ -63,6 +63,7 @@ func Main(p sdk.Plugin) {
 	}
 	server := newServer(p, keepOutput())
 	server.socketDir = os.Getenv(wire.SocketDir)
+	server.watch.processors = newProcessors()
 	var process atomic.Pointer[grpc.Server]
 	if os.Getenv(wire.WatchStdin) == "1" {
 		go exitWithHost(os.Stdin, &process, server)

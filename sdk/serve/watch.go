@@ -10,7 +10,8 @@ import (
 // reader asks itself. A timer for each question would cost more than the question: each one that is set wakes
 // the thread that waits for the network.
 type watch struct {
-	awake atomic.Bool
+	awake      atomic.Bool
+	processors *processors // of look alone; nil: as they are
 
 	mu    sync.Mutex
 	lanes map[*lane]bool
@@ -37,15 +38,18 @@ func (w *watch) wake() {
 	}
 }
 
-// restAfter is how many looks that find nothing end the watch.
-const restAfter = 50
+// restAfter is how many looks that find nothing end the watch; as many as processors takes to see that
+// one is enough.
+const restAfter = quietLooks + 1
 
 // look goes on until nothing has happened for a second.
 func (w *watch) look() {
 	ticker := time.NewTicker(patience)
 	defer ticker.Stop()
 	for idle := 0; idle < restAfter; idle++ {
-		if now := <-ticker.C; w.busy(now) {
+		now := <-ticker.C
+		w.processors.look(now)
+		if w.busy(now) {
 			idle = 0
 		}
 	}
