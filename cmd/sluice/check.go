@@ -18,6 +18,7 @@ import (
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/plugins"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -194,10 +195,10 @@ func newPipelineReport(c *config.Config, name string) pipelineReport {
 		{Stage: pipeline.StageAuthenticate, Does: authenticateDoes(p)},
 		{Stage: pipeline.StageAntiSpam, Does: strings.Join([]string{threshold("junk", p.AntiSpam.JunkAt),
 			threshold("quarantine", p.AntiSpam.QuarantineAt), threshold("reject", p.AntiSpam.RejectAt)}, ", "),
-			Asks: asks(c, p.AntiSpam.Plugins, sdk.Accept)},
+			Asks: asks(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins, sdk.Accept)},
 		{Stage: pipeline.StageAntiVirus, Does: "an infected message: " + p.AntiVirus.OnInfected.String(),
-			Asks: asks(c, p.AntiVirus.Plugins, sdk.Defer)},
-		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, p.Route.Plugins, sdk.Defer)},
+			Asks: asks(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins, sdk.Defer)},
+		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, pipeline.StageRoute, p.Route.Plugins, sdk.Defer)},
 		{Stage: pipeline.StageQueue, Does: fmt.Sprintf("tried again after %s, at most every %s; late after %s, given up after %s",
 			p.Queue.Retry, p.Queue.RetryMax, p.Queue.WarnAfter, p.Queue.GiveUpAfter)},
 		{Stage: pipeline.StageDeliver, Does: "into local mailboxes"},
@@ -223,7 +224,7 @@ func threshold(what string, at float64) string {
 }
 
 // asks says what the failures of a stage's plugins mean, where the stage's default is otherwise.
-func asks(c *config.Config, names []string, otherwise sdk.Action) []askedReport {
+func asks(c *config.Config, stage string, names []string, otherwise sdk.Action) []askedReport {
 	var out []askedReport
 	for _, name := range names {
 		p := c.Plugin[name]
@@ -237,11 +238,37 @@ func asks(c *config.Config, names []string, otherwise sdk.Action) []askedReport 
 			return otherwise.String() + " (the stage's default)"
 		}
 		out = append(out, askedReport{
-			Plugin: name, When: "content", Mode: p.Mode, Timeout: p.Timeout.String(),
+			Plugin: name, When: whenAsked(stage, p), Mode: p.Mode, Timeout: p.Timeout.String(),
 			OnFailure: policy(pluginhost.Error), OnTimeout: policy(pluginhost.Timeout), OnCrash: policy(pluginhost.Crash),
 		})
 	}
 	return out
+}
+
+// whenAsked says in which phases a plugin of a stage is asked. What a program of somebody else's announces is known when it
+// runs (sluice plugin list).
+func whenAsked(stage string, p *pluginhost.Config) string {
+	phases := []sdk.Phase{sdk.PhaseContent}
+	switch stage {
+	case pipeline.StageRoute:
+		return string(sdk.PhaseRoute)
+	case pipeline.StageAntiSpam:
+		phases = []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent}
+	}
+	var announced []string
+	if builtin, ok := plugins.Builtins()[p.Builtin]; ok {
+		for _, phase := range phases {
+			if slices.Contains(builtin().Describe().Phases, phase) {
+				announced = append(announced, string(phase))
+			}
+		}
+	} else if len(phases) > 1 {
+		return "what it announces"
+	}
+	if len(announced) == 0 {
+		return string(sdk.PhaseContent)
+	}
+	return strings.Join(announced, ", ")
 }
 
 // runsAs says which users the server and its plugins would be, if started as this command was.
