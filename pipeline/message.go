@@ -35,6 +35,7 @@ type SenderParams struct {
 	SMTPUTF8 bool   // RFC 6531
 	Ret      string // "FULL", "HDRS" or "" (RFC 3461 section 4.3)
 	EnvID    string // decoded (RFC 3461 section 4.4)
+	TLS      bool   // REQUIRETLS (RFC 8689)
 }
 
 // RecipientParams are the parameters of RCPT TO that stay with the envelope.
@@ -137,6 +138,7 @@ const (
 	HopQuarantine                    // kept until an administrator or the owner releases it
 	HopDiscard                       // nowhere, with a trace
 	HopBounce                        // a DSN to the sender (RULES A3 mixed = "bounce")
+	HopRemote                        // another server, by SMTP or LMTP
 )
 
 // String returns the word used in traces and in the queue's listing.
@@ -150,6 +152,8 @@ func (k HopKind) String() string {
 		return "discard"
 	case HopBounce:
 		return "bounce"
+	case HopRemote:
+		return "remote"
 	}
 	return "unknown"
 }
@@ -158,7 +162,9 @@ func (k HopKind) String() string {
 type Hop struct {
 	Kind    HopKind
 	Account storage.AccountID // for HopMailbox
-	Address string            // the account's address, for Delivered-To and the trace
+	Address string            // the account's address, for Delivered-To and the trace; for HopRemote the one in RCPT TO
+	Via     string            // for HopRemote: "smtp://host:port", "lmtp://host:port" or "lmtp:///path" where somebody decided so; "" asks the configuration at each attempt
+	Sender  string            // for HopRemote: MAIL FROM where it is not the message's own (SRS); "" is the message's
 	Junk    bool              // into the mailbox with special use \Junk instead of INBOX
 	Why     string            // for HopQuarantine, HopDiscard and HopBounce
 }

@@ -55,6 +55,13 @@ type Outcome struct {
 	Kind  OutcomeKind
 	Text  string // the remote's reply, or the place: "INBOX, UID 5"
 	Start time.Time
+
+	// For HopRemote, for DSNs (RFC 3464 section 2.3) and the trace. All is clean: printable, one line, bounded.
+	Remote  string // name of the server that answered, or ""
+	Reply   string // what it answered, "550 5.1.1 No such user", or "" where nobody did
+	Status  string // enhanced status code (RFC 3463), also where no server answered
+	TLS     string // "TLS 1.3, TLS_AES_128_GCM_SHA256, dane", or "" without
+	Relayed bool   // delivered, to a server that does not send success reports (RFC 3461 section 6.2.7.4)
 }
 
 // Deliverer takes messages over one kind of hop. Deliver is called from the

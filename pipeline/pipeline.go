@@ -56,6 +56,7 @@ type Options struct {
 	Stages    []Stage // authenticate, anti-spam, anti-virus, route
 	Router    RecipientRouter
 	Queue     Committer
+	Sealer    Sealer        // signs what leaves; nil: nothing is signed
 	Mixed     Mixed         // "" is the origin's default
 	Deadline  time.Duration // for all stages together; 60 s
 	PhaseTime time.Duration // for one phase before the content; 0 is PhaseTime
@@ -128,8 +129,33 @@ func (p *Pipeline) Submit(ctx context.Context, m *Message) Result {
 		return p.refuse(ctx, m, &decision)
 	}
 	land(m, mixed)
+	if err := p.seal(staged, m); err != nil {
+		return p.unsealed(ctx, m, err)
+	}
 	p.traceEnds(m, &decision)
 	return p.commit(ctx, m, &decision)
+}
+
+// seal signs what leaves, after the last change (RULES A6).
+func (p *Pipeline) seal(ctx context.Context, m *Message) error {
+	if p.Sealer == nil {
+		return nil
+	}
+	if err := p.Sealer.Seal(ctx, m); err != nil {
+		return fmt.Errorf("seal %s: %w", m.ID, err)
+	}
+	return nil
+}
+
+// unsealed answers for a message that can't be signed: it is not to leave without.
+func (p *Pipeline) unsealed(ctx context.Context, m *Message, err error) Result {
+	p.Logger.Error("not sealed", "id", m.ID, "stage", StageAuthenticate, "action", "defer", "why", err)
+	m.TakeAll(Opinion{Action: sdk.Defer, Reply: ReplyTryLater, Stage: StageAuthenticate, Why: err.Error()})
+	d := Decision{Reply: ReplyTryLater}
+	if m.Origin == sdk.LMTP {
+		d.Each = same(m, ReplyTryLater)
+	}
+	return p.refuse(ctx, m, &d)
 }
 
 // routeTime is what plugins leave of the deadline for route, at most: a plugin
