@@ -32,6 +32,7 @@ const gathered = 64 << 10
 // HostEnd is the host's end of a direct lane.
 type HostEnd struct {
 	conn   net.Conn
+	w      io.Writer // to conn
 	r      *bufio.Reader
 	buf    []byte // of the reader
 	out    []byte // gathered
@@ -40,7 +41,8 @@ type HostEnd struct {
 
 // NewHostEnd takes a connection over.
 func NewHostEnd(conn net.Conn) *HostEnd {
-	return &HostEnd{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
+	q := quick(conn)
+	return &HostEnd{conn: conn, w: q, r: bufio.NewReaderSize(q, 4<<10)}
 }
 
 // Begin waits for the plugin's sign that a handler serves the lane.
@@ -97,7 +99,7 @@ func (e *HostEnd) Flush() error {
 	if len(e.out) == 0 {
 		return nil
 	}
-	_, err := e.conn.Write(e.out)
+	_, err := e.w.Write(e.out)
 	e.forget()
 	return err
 }
@@ -132,7 +134,8 @@ type PluginEnd struct {
 
 // NewPluginEnd takes a connection over.
 func NewPluginEnd(conn net.Conn) *PluginEnd {
-	return &PluginEnd{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
+	q := quick(conn)
+	return &PluginEnd{conn: q, r: bufio.NewReaderSize(q, 16<<10)}
 }
 
 // Begin tells the host that a handler serves the lane.
