@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"cmp"
+	"encoding/hex"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,6 +18,10 @@ type answer struct {
 	exchangers []*net.MX
 	addrs      []netip.Addr
 	names      []string
+	tlsas      []TLSA
+	name       string // where the CNAMEs led to
+	secure     bool   // as in Answer
+	nothing    bool   // no name at all: NXDOMAIN
 	err        *net.DNSError
 	ttl        time.Duration // 0: not to be remembered
 }
@@ -45,13 +50,13 @@ func (r *Resolver) read(m *dns.Msg, k key) (a *answer, next string, ttl time.Dur
 	owner := wireName(k.name)
 	for range maxChain {
 		target, seconds, found := cname(m.Answer, owner)
-		if !found {
+		if !found || k.qtype == dns.TypeCNAME {
 			break
 		}
 		ttl = min(ttl, seconds)
 		owner = dns.CanonicalName(target)
 	}
-	a = &answer{}
+	a = &answer{name: trimDot(owner), secure: r.vouched(m)}
 	count, octets := 0, 0
 	for _, rr := range m.Answer {
 		h := rr.Header()
@@ -77,8 +82,22 @@ func (r *Resolver) read(m *dns.Msg, k key) (a *answer, next string, ttl time.Dur
 	why := "no such record"
 	if m.Rcode == dns.RcodeNameError {
 		why = "no such host"
+		a.nothing = true
 	}
-	return absent(k.name, why, min(ttl, r.negativeTTL(m))), "", ttl
+	a.err = &net.DNSError{Err: why, Name: k.name, IsNotFound: true}
+	a.ttl = min(ttl, r.negativeTTL(m))
+	return a, "", ttl
+}
+
+// vouched reports whether a server that we believe says that it validated all of m (RFC 4035 section 3.2.3).
+func (r *Resolver) vouched(m *dns.Msg) bool { return r.config.TrustAD && m.AuthenticatedData }
+
+// trimDot is a name out of miekg/dns in our form; the root stays ".".
+func trimDot(name string) string {
+	if name == "." {
+		return name
+	}
+	return strings.TrimSuffix(name, ".")
 }
 
 // add puts one record into the answer and returns the octets that it takes; 0 if it is unusable.
@@ -111,6 +130,18 @@ func (a *answer) add(rr dns.RR, room int) int {
 			a.names = append(a.names, host)
 			return len(host) + 16
 		}
+	case *dns.CNAME:
+		if host, ok := hostName(rr.Target); ok && host != "." {
+			a.names = append(a.names, host)
+			return len(host) + 16
+		}
+	case *dns.TLSA:
+		data, err := hex.DecodeString(rr.Certificate)
+		if err != nil || len(data) == 0 || len(data) > room {
+			return 0
+		}
+		a.tlsas = append(a.tlsas, TLSA{rr.Usage, rr.Selector, rr.MatchingType, data})
+		return len(data) + 32
 	}
 	return 0
 }
@@ -127,6 +158,10 @@ func (a *answer) size() int64 {
 	for _, s := range a.names {
 		n += int64(16 + len(s))
 	}
+	for _, t := range a.tlsas {
+		n += int64(32 + len(t.Data))
+	}
+	n += int64(len(a.name))
 	if a.err != nil {
 		n += 128
 	}

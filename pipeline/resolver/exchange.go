@@ -36,6 +36,7 @@ var (
 func (r *Resolver) resolve(ctx context.Context, k key) *answer {
 	ttl := r.config.MaxTTL.Std()
 	asked := k
+	secure := true // so far: one answer of the chain that nobody vouches for spoils all of it
 	for range maxChain {
 		m, err := r.ask(ctx, asked)
 		if err != nil {
@@ -46,8 +47,10 @@ func (r *Resolver) resolve(ctx context.Context, k key) *answer {
 		}
 		a, next, chain := r.read(m, asked)
 		ttl = min(ttl, chain)
+		secure = secure && r.vouched(m)
 		if a != nil {
 			a.ttl = min(a.ttl, ttl)
+			a.secure = secure
 			if a.err != nil {
 				a.err.Name = k.name
 			}

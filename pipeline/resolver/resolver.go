@@ -180,11 +180,20 @@ func (r *Resolver) Stats() Stats {
 	return s
 }
 
-// lookup answers from the cache, or joins or leads the look-up that fills it.
+// lookup is look without what is known about an error.
 func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*answer, error) {
+	a, err := r.look(ctx, name, qtype)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// look answers from the cache, or joins or leads the look-up that fills it. The answer is never nil.
+func (r *Resolver) look(ctx context.Context, name string, qtype uint16) (*answer, error) {
 	name, ok := normalize(name)
 	if !ok {
-		return nil, &net.DNSError{Err: "not a domain name", Name: name, IsNotFound: true}
+		return &answer{name: name}, &net.DNSError{Err: "not a domain name", Name: name, IsNotFound: true}
 	}
 	k := key{name, qtype}
 	a, flight, leader := r.cache.get(k, r.clock())
@@ -197,11 +206,11 @@ func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*answ
 		case <-flight.done:
 			a = flight.answer
 		case <-ctx.Done():
-			return nil, contextError(ctx, name)
+			return &answer{name: name}, contextError(ctx, name)
 		}
 	}
 	if a.err != nil {
-		return nil, a.err
+		return a, a.err
 	}
 	return a, nil
 }
