@@ -4,83 +4,53 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/dsn"
 	"github.com/sluicemail/sluice/pipeline/queue"
-	"github.com/sluicemail/sluice/pipeline/route"
-	"github.com/sluicemail/sluice/pipeline/trace"
-	"github.com/sluicemail/sluice/sdk"
-	"github.com/sluicemail/sluice/storage"
 )
 
-// notifier makes the notices of the queue: dsn writes them, and route, where
-// generated mail enters, says where they go (RULES A8).
+// notifier makes the notices of the queue: dsn writes them, and the author sees to
+// their way.
 type notifier struct {
+	author
 	hostname   string
 	postmaster func() string
-	store      *storage.Store
-	table      func() *route.Table
 }
 
 // Notice implements queue.Notifier.
 func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.Message, string, error) {
-	m := &pipeline.Message{
-		ID: n.store.NewID(), Origin: sdk.Generated, Pipeline: notice.Entry.Pipeline, Received: time.Now(), Trace: &trace.Trace{},
-		Recipients: []*pipeline.Recipient{{
-			Address: notice.Entry.Sender,
-			Params:  pipeline.RecipientParams{Notify: []string{"NEVER"}}, // never a notice about a notice
-		}},
-	}
-	switch err := n.write(ctx, m, notice); {
+	m := n.message(notice.Entry.Pipeline, notice.Entry.Sender, time.Now())
+	why, err := n.finish(ctx, m, func(w io.Writer) error { return n.write(ctx, w, m, notice) })
+	switch {
 	case errors.Is(err, dsn.ErrAddress), errors.Is(err, dsn.ErrNullSender), errors.Is(err, dsn.ErrNotWanted):
 		return nil, err.Error(), nil // trying again would not help
 	case err != nil:
-		return nil, "", err
-	}
-	m.Trace.Head = trace.Head{
-		ID: m.ID.String(), Received: m.Received, Origin: string(m.Origin), Pipeline: m.Pipeline,
-		Recipients: []string{notice.Entry.Sender}, Size: m.Content.Size(),
-	}
-	if err := route.New(n.table(), n.store, nil).Process(ctx, m); err != nil {
-		m.Content.Discard()
-		return nil, "", err
-	}
-	r := m.Recipients[0]
-	if r.Opinion.Action == sdk.Reject || len(r.Hops) == 0 {
-		m.Content.Discard()
-		return nil, "the sender can't be reached: " + r.Opinion.Why, nil
+		return nil, "", fmt.Errorf("write the notice about %s: %w", notice.Entry.ID, err)
+	case why != "":
+		return nil, why, nil
 	}
 	return m, "", nil
 }
 
-// write gives m the content of the notice.
-func (n *notifier) write(ctx context.Context, m *pipeline.Message, notice *queue.Notice) error {
+// write writes the notice, and says in m's envelope what it needs of its way.
+func (n *notifier) write(ctx context.Context, w io.Writer, m *pipeline.Message, notice *queue.Notice) error {
 	report := n.report(m, notice)
 	original, err := n.store.OpenContent(ctx, notice.Entry.Content, notice.About[0].Recipient.Variant, nil)
 	if err != nil {
-		return fmt.Errorf("open the original of %s: %w", notice.Entry.ID, err)
+		return fmt.Errorf("open the original: %w", err)
 	}
 	defer original.Close()
 	report.Original, report.OriginalSize = original, original.Size()
-	spool := n.store.Blobs().NewSpool()
-	params, err := dsn.Write(spool, report)
+	params, err := dsn.Write(w, report)
 	if err != nil {
-		spool.Discard()
-		return fmt.Errorf("write the notice about %s: %w", notice.Entry.ID, err)
-	}
-	draft, err := spool.Finish()
-	if err != nil {
-		return fmt.Errorf("write the notice about %s: %w", notice.Entry.ID, err)
+		return err
 	}
 	m.Params.SMTPUTF8 = params.SMTPUTF8
 	if params.EightBit {
 		m.Params.Body = "8BITMIME"
-	}
-	if err := m.SetContent(draft); err != nil {
-		draft.Discard()
-		return err
 	}
 	return nil
 }

@@ -39,8 +39,8 @@ func TestNotifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &notifier{
-		hostname: "mx.example.test", store: store, table: func() *route.Table { return table },
-		postmaster: func() string { return "postmaster@example.test" },
+		author:   author{store: store, table: func() *route.Table { return table }},
+		hostname: "mx.example.test", postmaster: func() string { return "postmaster@example.test" },
 	}
 	original := keepContent(t, store, "Subject: lunch\r\nMessage-ID: <1@example.test>\r\n\r\nthe body\r\n")
 	notice := func(sender string) *queue.Notice {

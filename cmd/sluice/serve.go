@@ -225,14 +225,18 @@ func (s *server) startQueue(ctx context.Context) error {
 		Deliver: &deliver.Mailbox{Store: s.store, Now: time.Now},
 		Config:  s.queueConfig,
 		Notify: &notifier{
-			hostname: s.config.Hostname, store: s.store,
-			table: s.currentTable, postmaster: func() string { return s.currentTable().Postmaster() },
+			author: *s.author(), hostname: s.config.Hostname, postmaster: func() string { return s.currentTable().Postmaster() },
 		},
 		Events:  s.telling.sink,
 		Observe: s.telling.metrics.Recipient,
 		Logger:  s.logger,
 	})
 	return s.queue.Start(ctx)
+}
+
+// author writes what the server has to say by mail.
+func (s *server) author() *author {
+	return &author{store: s.store, table: s.currentTable}
 }
 
 // currentTable returns where addresses go at the moment.

@@ -13,8 +13,6 @@ import (
 	"github.com/sluicemail/sluice/pipeline/events"
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
-	"github.com/sluicemail/sluice/pipeline/route"
-	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/kv"
@@ -155,37 +153,20 @@ func (s *server) writeLetter(ctx context.Context, l events.Letter) error {
 	if to == "" {
 		return events.ErrNobody
 	}
-	m := &pipeline.Message{
-		ID: s.store.NewID(), Origin: sdk.Generated, Pipeline: "outbound", Received: l.At, Trace: &trace.Trace{},
-		Recipients: []*pipeline.Recipient{{Address: to, Params: pipeline.RecipientParams{Notify: []string{"NEVER"}}}},
-	}
+	m := s.author().message("outbound", to, l.At)
 	text, eight := l.Write(to, s.config.Hostname, m.ID.String())
 	if eight {
 		m.Params.Body = "8BITMIME"
 	}
-	spool := s.store.Blobs().NewSpool()
-	if _, err := io.WriteString(spool, text); err != nil {
-		spool.Discard()
-		return fmt.Errorf("write the alert %s: %w", l.Alert.Key, err)
-	}
-	draft, err := spool.Finish()
-	if err != nil {
-		return fmt.Errorf("write the alert %s: %w", l.Alert.Key, err)
-	}
-	if err := m.SetContent(draft); err != nil {
-		draft.Discard()
-		return fmt.Errorf("write the alert %s: %w", l.Alert.Key, err)
-	}
-	m.Trace.Head = trace.Head{
-		ID: m.ID.String(), Received: m.Received, Origin: string(m.Origin), Pipeline: m.Pipeline, Recipients: []string{to}, Size: draft.Size(),
-	}
-	if err := route.New(s.currentTable(), s.store, nil).Process(ctx, m); err != nil {
-		draft.Discard()
+	why, err := s.author().finish(ctx, m, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
 		return err
-	}
-	if r := m.Recipients[0]; r.Opinion.Action == sdk.Reject || len(r.Hops) == 0 {
-		draft.Discard()
-		return fmt.Errorf("postmaster %s can't be reached: %s", to, r.Opinion.Why)
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("write the alert %s: %w", l.Alert.Key, err)
+	case why != "":
+		return fmt.Errorf("write the alert %s to postmaster: %s", l.Alert.Key, why)
 	}
 	if err := s.queue.Commit(ctx, m); err != nil {
 		return err
