@@ -1,0 +1,4 @@
+package tlsrpt
+
+// Collector counts. Safe for concurrent use.
+type Collector struct{}
