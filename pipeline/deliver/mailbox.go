@@ -19,16 +19,6 @@ import (
 	"github.com/sluicemail/sluice/storage"
 )
 
-// Config is [pipeline.NAME.deliver]. It has no keys yet: they come with delivery
-// to other servers.
-type Config struct{}
-
-// DefaultConfig returns the defaults.
-func DefaultConfig() Config { return Config{} }
-
-// Validate reports nothing: there is nothing to get wrong.
-func (c *Config) Validate() error { return nil }
-
 // Mailbox delivers into local mailboxes.
 type Mailbox struct {
 	Store *storage.Store
