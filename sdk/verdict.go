@@ -129,7 +129,8 @@ type Verdict struct {
 // counts in PhaseRoute only. Of several plugins the first in the configuration's order
 // decides.
 type Route struct {
-	To []string `json:"to,omitempty"` // addresses, resolved like an alias's targets; at most 100
+	To  []string `json:"to,omitempty"`  // addresses, resolved like an alias's targets; at most 100
+	Via string   `json:"via,omitempty"` // the server that gets it, as To or for the recipient itself: "smtp://host:port", "lmtp://host:port" or "lmtp:///path"; nothing is resolved then
 }
 
 // Alert is something that the administrator should hear of soon. The server logs it,

@@ -94,6 +94,9 @@ func checkRoute(r *sdk.Route, phase sdk.Phase) error {
 	if len(r.To) > maxRoute {
 		return fmt.Errorf("a route to more than %d addresses", maxRoute)
 	}
+	if len(r.Via) > maxVia { // package route reads it
+		return fmt.Errorf("a route via a next hop of more than %d octets", maxVia)
+	}
 	for _, address := range r.To {
 		if err := checkAddress(address); err != nil {
 			return fmt.Errorf("the route: %w", err)

@@ -22,6 +22,7 @@ const (
 	maxValue      = 60000
 	maxAlerts     = 20
 	maxRoute      = 100 // addresses of a Route
+	maxVia        = 300 // octets of its next hop
 	maxAddress    = 320 // octets; RFC 5321 section 4.5.3.1 has 64 and 255
 )
 

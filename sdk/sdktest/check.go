@@ -3,6 +3,7 @@ package sdktest
 import (
 	"fmt"
 	"math"
+	"net/url"
 	"strings"
 	"unicode"
 
@@ -91,12 +92,28 @@ func checkOpinion(r *sdk.RecipientVerdict, m *sdk.Message, one bool) error {
 	if m.Phase != sdk.PhaseRoute || len(r.Route.To) > maxRoute {
 		return breachf("a route to %d addresses in phase %q, expected at most %d in %s", len(r.Route.To), m.Phase, maxRoute, sdk.PhaseRoute)
 	}
+	if via := r.Route.Via; via != "" && !isVia(via) {
+		return breachf("a route via %.80q, which is none of smtp://host:port, lmtp://host:port and lmtp:///path", via)
+	}
 	for _, address := range r.Route.To {
 		if !isAddress(address) {
 			return breachf("a route to %.80q, which is no address", address)
 		}
 	}
 	return nil
+}
+
+// isVia reports whether a next hop has one of its forms; whether there is such a host nobody knows here.
+func isVia(via string) bool {
+	const longest = 300
+	u, err := url.Parse(via)
+	if err != nil || len(via) > longest || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return false
+	}
+	if u.Scheme == "lmtp" && u.Host == "" {
+		return strings.HasPrefix(u.Path, "/")
+	}
+	return (u.Scheme == "smtp" || u.Scheme == "lmtp") && u.Hostname() != "" && (u.Path == "" || u.Path == "/")
 }
 
 func changeProblem(c *sdk.Change, m *sdk.Message, one bool) string {

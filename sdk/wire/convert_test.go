@@ -29,7 +29,7 @@ func everyVerdict() []sdk.Verdict {
 			{Kind: sdk.ChangeSender},
 		},
 		Tags: map[string]string{"k": "v"}, Recipients: []sdk.RecipientVerdict{part, {Recipient: "x"}},
-		Route: &sdk.Route{To: []string{"a@example.test", "b@example.test"}}, Alerts: []sdk.Alert{{Key: "k", Text: "t"}},
+		Route: &sdk.Route{To: []string{"a@example.test", "b@example.test"}, Via: "lmtp:///run/lmtp"}, Alerts: []sdk.Alert{{Key: "k", Text: "t"}},
 	}}
 }
 

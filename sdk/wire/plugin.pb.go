@@ -2323,7 +2323,8 @@ func (x *Verdict) GetAlerts() []*Alert {
 // Route says where a recipient's mail goes, in PHASE_ROUTE.
 type Route struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	To            []string               `protobuf:"bytes,1,rep,name=to,proto3" json:"to,omitempty"` // addresses, resolved like an alias's targets
+	To            []string               `protobuf:"bytes,1,rep,name=to,proto3" json:"to,omitempty"`   // addresses, resolved like an alias's targets
+	Via           string                 `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"` // "smtp://host:port", "lmtp://host:port" or "lmtp:///path": the server that gets it, for the addresses of to, or the recipient's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2363,6 +2364,13 @@ func (x *Route) GetTo() []string {
 		return x.To
 	}
 	return nil
+}
+
+func (x *Route) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
 }
 
 // Alert is something that the administrator should hear of soon.
@@ -2893,9 +2901,10 @@ const file_plugin_proto_rawDesc = "" +
 	" \x03(\v2\x17.sluice.plugin.v1.AlertR\x06alerts\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\v\x10\x10\"\x1d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\v\x10\x10\"/\n" +
 	"\x05Route\x12\x0e\n" +
-	"\x02to\x18\x01 \x03(\tR\x02toJ\x04\b\x02\x10\x10\"-\n" +
+	"\x02to\x18\x01 \x03(\tR\x02to\x12\x10\n" +
+	"\x03via\x18\x02 \x01(\tR\x03viaJ\x04\b\x03\x10\x10\"-\n" +
 	"\x05Alert\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"J\n" +

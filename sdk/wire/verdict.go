@@ -39,7 +39,7 @@ func toRoute(r *sdk.Route) *Route {
 	if r == nil {
 		return nil
 	}
-	return &Route{To: validAll(r.To)}
+	return &Route{To: validAll(r.To), Via: valid(r.Via)}
 }
 
 func toReasons(list []sdk.Reason) []*Reason {
@@ -133,7 +133,7 @@ func fromRoute(r *Route) *sdk.Route {
 	if r == nil {
 		return nil
 	}
-	return &sdk.Route{To: r.GetTo()}
+	return &sdk.Route{To: r.GetTo(), Via: r.GetVia()}
 }
 
 func fromReasons(list []*Reason) []sdk.Reason {
