@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/internal/lazy"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/blob"
 )
@@ -78,9 +79,9 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 		until = m.routeUntil
 	}
 	if !until.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, until)
-		defer cancel()
+		limited := lazy.WithDeadline(ctx, until)
+		defer limited.Stop()
+		ctx = limited
 	}
 	return p.ask(ctx, m.via, questionsOf(m, p.phase()))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/internal/lazy"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -97,8 +98,8 @@ func (p *Plugin) askSuspect(ctx context.Context, q *Question) (v sdk.Verdict, kn
 }
 
 func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
-	limited, cancel := context.WithTimeout(ctx, p.config.Timeout.Std())
-	defer cancel()
+	limited := lazy.WithTimeout(ctx, p.config.Timeout.Std())
+	defer limited.Stop()
 	for {
 		proc, err := p.current(limited)
 		if err != nil {

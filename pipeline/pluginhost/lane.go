@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sluicemail/sluice/pipeline/internal/lazy"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/wire"
 )
@@ -37,8 +38,7 @@ type lane struct {
 
 	id     uint64 // of the last question
 	frames frames // of whoever sends, one at a time
-	late   *time.Timer
-	fired  chan struct{}
+	alarm  alarm
 	stream stream
 	reset  context.CancelFunc
 
@@ -65,7 +65,7 @@ type frames struct {
 }
 
 func newLane(p *process, home chan *lane) *lane {
-	return &lane{p: p, home: home, result: make(chan result, 1), fired: make(chan struct{}, 1)}
+	return &lane{p: p, home: home, result: make(chan result, 1), alarm: alarm{rang: make(chan struct{}, 1)}}
 }
 
 // open makes sure that there is a stream.
@@ -224,6 +224,7 @@ func (l *lane) exchange(ctx context.Context, ask *wire.Ask, content *content) (s
 	if content.length <= inline && content.parsed == nil {
 		return l.askInline(ctx, ask, content)
 	}
+	l.alarm.arm(ctx, l.reset)
 	sent := make(chan error, 1)
 	l.p.gone.Add(1)
 	go func() {
@@ -257,42 +258,17 @@ func (l *lane) begin(body *newBody) error {
 // askInline sends a small question from this goroutine. Should grpc make it wait
 // until the deadline, for a plugin that answers but does not read, the stream is reset.
 func (l *lane) askInline(ctx context.Context, ask *wire.Ask, content *content) (sdk.Verdict, error) {
-	stop := l.resetAt(ctx)
+	l.alarm.sending.Store(true)
+	l.alarm.arm(ctx, l.reset)
 	err := l.send(ask, content)
-	if !stop() {
+	if !l.alarm.sent() {
+		l.alarm.disarm()
 		l.drop()
 		return sdk.Verdict{}, failf(Timeout, "the plugin does not read")
 	}
 	sent := make(chan error, 1)
 	sent <- err // if the stream is gone, its reader says why
 	return l.await(ctx, content, sent)
-}
-
-// resetAt resets the stream at the deadline of ctx, unless stop is called before; stop reports that. The
-// timer is the lane's, because a context.AfterFunc for each question costs more than the question.
-func (l *lane) resetAt(ctx context.Context) (stop func() bool) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.AfterFunc(ctx, l.reset)
-	}
-	if l.late == nil {
-		l.late = time.AfterFunc(time.Until(deadline), func() {
-			l.reset()
-			l.fired <- struct{}{}
-		})
-	} else {
-		l.late.Reset(time.Until(deadline))
-	}
-	return l.inTime
-}
-
-// inTime stops the timer. If that was too late, it waits for what the timer does: the stream is the owner's alone afterwards.
-func (l *lane) inTime() bool {
-	if l.late.Stop() {
-		return true
-	}
-	<-l.fired
-	return false
 }
 
 // send sends a question up to its End, or to the answer if that comes first.
@@ -359,6 +335,7 @@ func (l *lane) sendParsed(content *content) error {
 func (l *lane) await(ctx context.Context, content *content, sent chan error) (sdk.Verdict, error) {
 	select {
 	case r := <-l.result:
+		l.alarm.disarm()
 		content.close()
 		if r.err != nil {
 			l.abandon(sent)
@@ -374,15 +351,18 @@ func (l *lane) await(ctx context.Context, content *content, sent chan error) (sd
 			return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
 		}
 		return l.opinion(ctx, r.answer)
-	case <-ctx.Done():
-		content.close()
-		l.p.gone.Add(1)
-		go l.cancelled(sent)
-		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return sdk.Verdict{}, failf(Timeout, "the question was withdrawn: %w", ctx.Err())
-		}
-		return sdk.Verdict{}, failf(Timeout, "no answer in time")
+	case <-l.alarm.rang:
+		l.alarm.set = false
+	case <-lazy.Withdrawn(ctx):
+		l.alarm.disarm()
 	}
+	content.close()
+	l.p.gone.Add(1)
+	go l.cancelled(sent)
+	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return sdk.Verdict{}, failf(Timeout, "the question was withdrawn: %w", err)
+	}
+	return sdk.Verdict{}, failf(Timeout, "no answer in time")
 }
 
 // opinion reads an answer. An error within the last moment before the deadline is the

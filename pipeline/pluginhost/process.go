@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/sluicemail/sluice/pipeline/internal/lazy"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/wire"
 )
@@ -131,9 +132,9 @@ func (p *process) askWithin(ctx, all context.Context, timeout time.Duration, q *
 		return sdk.Verdict{}, err
 	}
 	if waited && timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(all, timeout)
-		defer cancel()
+		limited := lazy.WithTimeout(all, timeout)
+		defer limited.Stop()
+		ctx = limited
 	}
 	v, err := l.ask(ctx, q)
 	if waited && kindOf(err) == Timeout && over(all) {
@@ -155,18 +156,8 @@ func (p *process) takeLane(ctx, all context.Context, free chan *lane) (l *lane, 
 	case l = <-free:
 	default:
 		waited = true
-		patience := ctx
-		if end, ok := all.Deadline(); ok {
-			var cancel context.CancelFunc
-			patience, cancel = context.WithTimeout(ctx, time.Until(end)/2)
-			defer cancel()
-		}
-		select {
-		case l = <-free:
-		case <-p.ctx.Done():
-			return nil, true, errNotAsked
-		case <-patience.Done():
-			return nil, true, failf(Busy, "all %d lanes are taken", cap(free))
+		if l, err = p.awaitLane(ctx, all, free); err != nil {
+			return nil, true, err
 		}
 	}
 	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
@@ -178,6 +169,28 @@ func (p *process) takeLane(ctx, all context.Context, free chan *lane) (l *lane, 
 		return nil, waited, failf(Busy, "no lane came free in time")
 	}
 	return l, waited, nil
+}
+
+// awaitLane waits in the queue for a lane.
+func (p *process) awaitLane(ctx, all context.Context, free chan *lane) (*lane, error) {
+	wait := suspectLimit
+	if end, ok := all.Deadline(); ok {
+		wait = time.Until(end) / 2
+	}
+	if end, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(end))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case l := <-free:
+		return l, nil
+	case <-p.ctx.Done():
+		return nil, errNotAsked
+	case <-timer.C:
+	case <-lazy.Withdrawn(ctx):
+	}
+	return nil, failf(Busy, "all %d lanes are taken", cap(free))
 }
 
 // over reports whether a context has ended, or does so at any moment: a plugin may notice a little before us.

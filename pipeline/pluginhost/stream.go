@@ -63,6 +63,7 @@ func dialDirect(ctx context.Context, socket string) (*directStream, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn = wire.Quick(conn)
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
 	return &directStream{HostEnd: wire.NewHostEnd(conn), begun: make(chan struct{}), first: true}, nil
 }

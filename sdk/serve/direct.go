@@ -53,7 +53,7 @@ func (d *direct) accept(l net.Listener) {
 		if err != nil {
 			return
 		}
-		go d.serve(conn)
+		go d.serve(wire.Quick(conn))
 	}
 }
 

@@ -32,7 +32,6 @@ const gathered = 64 << 10
 // HostEnd is the host's end of a direct lane.
 type HostEnd struct {
 	conn   net.Conn
-	w      io.Writer // to conn
 	r      *bufio.Reader
 	buf    []byte // of the reader
 	out    []byte // gathered
@@ -41,8 +40,7 @@ type HostEnd struct {
 
 // NewHostEnd takes a connection over.
 func NewHostEnd(conn net.Conn) *HostEnd {
-	q := quick(conn)
-	return &HostEnd{conn: conn, w: q, r: bufio.NewReaderSize(q, 4<<10)}
+	return &HostEnd{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
 }
 
 // Begin waits for the plugin's sign that a handler serves the lane.
@@ -99,7 +97,7 @@ func (e *HostEnd) Flush() error {
 	if len(e.out) == 0 {
 		return nil
 	}
-	_, err := e.w.Write(e.out)
+	_, err := e.conn.Write(e.out)
 	e.forget()
 	return err
 }
@@ -134,8 +132,7 @@ type PluginEnd struct {
 
 // NewPluginEnd takes a connection over.
 func NewPluginEnd(conn net.Conn) *PluginEnd {
-	q := quick(conn)
-	return &PluginEnd{conn: q, r: bufio.NewReaderSize(q, 16<<10)}
+	return &PluginEnd{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
 }
 
 // Begin tells the host that a handler serves the lane.

@@ -4,5 +4,5 @@ package wire
 
 import "net"
 
-// quick returns conn: only Linux has a quicker way.
-func quick(conn net.Conn) net.Conn { return conn }
+// Quick returns conn: only Linux has a quicker way.
+func Quick(conn net.Conn) net.Conn { return conn }
