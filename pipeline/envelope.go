@@ -65,6 +65,10 @@ type Auth struct {
 	DMARCDomain string   // the author's domain that it is about
 	IPRev       string   // RFC 8601 section 3
 	Login       string   // "pass" where somebody logged in (RFC 8601 section 2.7.4)
+	ARC         string   // what became of the chain: none, pass or fail (RFC 8617 section 4.4); "" if nobody looked
+
+	SenderVerified bool   // MAIL FROM is not forged: SPF passed for its domain, or DKIM for one aligned with it (RULES A7)
+	Results        string // the value of our Authentication-Results field, for whoever seals the message
 
 	shown map[string]string
 }
@@ -78,7 +82,7 @@ func (a *Auth) envelope() map[string]string {
 		shown := make(map[string]string, 8)
 		for _, r := range []struct{ name, value string }{
 			{"spf", a.SPF}, {"spf.domain", a.SPFDomain}, {"dkim", a.DKIM}, {"dkim.domains", strings.Join(a.DKIMDomains, " ")},
-			{"dmarc", a.DMARC}, {"dmarc.domain", a.DMARCDomain}, {"iprev", a.IPRev}, {"auth", a.Login},
+			{"dmarc", a.DMARC}, {"dmarc.domain", a.DMARCDomain}, {"iprev", a.IPRev}, {"auth", a.Login}, {"arc", a.ARC},
 		} {
 			if r.value != "" {
 				shown[r.name] = r.value
