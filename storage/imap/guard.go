@@ -47,12 +47,21 @@ type guard struct {
 	tag, verb string // of the current command; UID is left out
 	octets    int
 	literals  int
-	allowed   int // literals that an APPEND has: the message, and the mailbox's name
+	again     []string  // what a library connection that begins anew is told (rest.go)
+	idled     bool      // it was in IDLE
+	until     time.Time // by when a client that rests has to speak
+	allowed   int       // literals that an APPEND has: the message, and the mailbox's name
 	sum       int64
 	commands  int
 }
 
 func (g *guard) read(p []byte) (int, error) {
+	if g.w.gone.Load() {
+		return 0, io.EOF
+	}
+	if n, ok := g.retell(p); ok {
+		return n, nil
+	}
 	for len(p) > 0 {
 		if g.ready > 0 {
 			n := copy(p, g.in[:g.ready])
@@ -97,7 +106,14 @@ func (g *guard) consume(n int) {
 
 // more reads from the network, by way of p.
 func (g *guard) more(p []byte) error {
-	n, err := g.w.await(p, g.deadline(), g.atCommand())
+	deadline := g.deadline()
+	n, gone, err := g.rests(p, deadline)
+	switch {
+	case gone:
+		return io.EOF
+	case n == 0 && err == nil:
+		n, err = g.w.await(p, deadline, g.atCommand())
+	}
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,16 @@ func dial(t testing.TB, addr string) *peer {
 	return &peer{t: t, conn: c, r: bufio.NewReader(c)}
 }
 
+// secure shakes hands.
+func (p *peer) secure() error {
+	tc := tls.Client(p.conn, &tls.Config{InsecureSkipVerify: true})
+	if err := tc.Handshake(); err != nil {
+		return err
+	}
+	p.conn, p.r = tc, bufio.NewReader(tc)
+	return nil
+}
+
 func (p *peer) send(s string) {
 	p.t.Helper()
 	p.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
@@ -227,14 +237,20 @@ type player struct {
 	o     Options
 	addr  string
 	peers map[string]*peer
+	pause time.Duration // before the client says something
 }
 
 func play(t *testing.T, name string) {
+	t.Helper()
+	playWith(t, name, &player{t: t, peers: map[string]*peer{}, o: Options{AllowPlaintextLogin: true, LoginTimeout: 20 * time.Second}})
+}
+
+func playWith(t *testing.T, name string, p *player) {
+	t.Helper()
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &player{t: t, peers: map[string]*peer{}, o: Options{AllowPlaintextLogin: true, LoginTimeout: 20 * time.Second}}
 	for i, line := range strings.Split(string(text), "\n") {
 		if line == "" || line[0] == '#' {
 			continue
@@ -264,6 +280,9 @@ func (p *player) step(key, arg string) error {
 		c = dial(p.t, p.addr)
 		p.peers[id] = c
 	}
+	if kind == "C" || kind == "M" {
+		time.Sleep(p.pause)
+	}
 	switch kind {
 	case "C":
 		s, err := strconv.Unquote(`"` + strings.ReplaceAll(strings.ReplaceAll(arg, `\`, `\\`), `"`, `\"`) + `"`)
@@ -284,11 +303,7 @@ func (p *player) step(key, arg string) error {
 		}
 		c.send(msg + "\r\n")
 	case "TLS":
-		tc := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true})
-		if err := tc.Handshake(); err != nil {
-			return err
-		}
-		c.conn, c.r = tc, bufio.NewReader(tc)
+		return c.secure()
 	case "S":
 		return expect(c, arg, strings.Contains(key, "~"))
 	default:

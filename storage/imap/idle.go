@@ -30,6 +30,9 @@ func (s *session) Idle(_ *imapserver.UpdateWriter, stop <-chan struct{}) error {
 	defer s.srv.leave()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.idle != nil {
+		return nil // the library is told again
+	}
 	select {
 	case <-stop:
 		return nil

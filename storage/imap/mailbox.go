@@ -23,6 +23,9 @@ var uses = [...]struct {
 
 // Select opens a mailbox, for SELECT and EXAMINE. What it shows is of one moment.
 func (s *session) Select(name string, o *goimap.SelectOptions) (*goimap.SelectData, error) {
+	if s.absent() {
+		return reselect(), nil
+	}
 	ctx, cancel := s.command()
 	defer cancel()
 	var data *goimap.SelectData
@@ -46,7 +49,7 @@ func (s *session) Select(name string, o *goimap.SelectOptions) (*goimap.SelectDa
 		return nil, s.fail("select", err)
 	}
 	s.mu.Lock()
-	s.box = box
+	s.box, s.opened = box, true
 	s.mu.Unlock()
 	return data, nil
 }
@@ -85,7 +88,7 @@ func firstUnseen(v *storage.View, id storage.MailboxID) (uint32, error) {
 // Unselect leaves the mailbox, for UNSELECT, CLOSE and a further SELECT.
 func (s *session) Unselect() error {
 	s.mu.Lock()
-	s.box = nil
+	s.box, s.opened = nil, false
 	s.mu.Unlock()
 	return nil
 }

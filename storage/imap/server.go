@@ -40,6 +40,7 @@ type Options struct {
 
 	wrapSession   func(*session) imapserver.Session // in tests
 	handshakeTime time.Duration                     // shortened in tests
+	restAfter     time.Duration                     // likewise; see rest.go
 	stallTime     time.Duration                     // for more of a command or literal that has begun
 }
 
@@ -60,6 +61,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.IdleTimeout, 30*time.Minute)
 	setDefault(&o.handshakeTime, handshakeTimeout)
 	setDefault(&o.stallTime, stallTimeout)
+	setDefault(&o.restAfter, restAfter)
 	return o
 }
 

@@ -387,7 +387,7 @@ func idleMemory(t *testing.T, secure bool) {
 	if secure {
 		o.TLS, o.ImplicitTLS = testTLS(t), true
 	}
-	_, addr := start(t, o)
+	srv, addr := start(t, o)
 	var conns []net.Conn
 	open := func() {
 		c, err := net.Dial("tcp", addr)
@@ -416,14 +416,16 @@ func idleMemory(t *testing.T, secure bool) {
 	for range 20 {
 		open()
 	}
+	rested(t, srv)
 	before := used()
 	for range sessions {
 		open()
 	}
+	rested(t, srv)
 	each := (used() - before) / sessions
-	limit := int64(30 << 10) // measured: 22 KiB
+	limit := int64(14 << 10) // measured: 9 KiB
 	if secure {              // the client's half is measured as well
-		limit = 52 << 10
+		limit = 36 << 10
 	}
 	if raceDetector {
 		limit += limit / 2

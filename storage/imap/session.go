@@ -32,6 +32,8 @@ type session struct {
 	w   *wire
 	lib *imapserver.Conn
 
+	outer imapserver.Session // the session as the library has it
+
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -39,9 +41,10 @@ type session struct {
 	address  string
 	failures int
 
-	mu   sync.Mutex
-	box  *selected // nil: none
-	idle *idling   // nil: not in IDLE
+	mu     sync.Mutex
+	box    *selected // nil: none
+	opened bool      // for the library there is one; it may have been deleted
+	idle   *idling   // nil: not in IDLE
 }
 
 var (
@@ -56,17 +59,27 @@ func (s *Server) newSession(c *imapserver.Conn) (imapserver.Session, *imapserver
 	if !ok {
 		return nil, nil, errors.New("the connection is none of ours")
 	}
+	if w.session != nil {
+		return w.session.resume(c)
+	}
 	se := &session{srv: s, w: w, lib: c}
+	se.outer = se
+	w.mu.Lock()
+	w.session = se
+	w.mu.Unlock()
 	se.ctx, se.cancel = context.WithCancel(s.ctx)
 	s.enter()
 	if s.o.wrapSession != nil {
-		return s.o.wrapSession(se), nil, nil
+		se.outer = s.o.wrapSession(se)
 	}
-	return se, nil, nil
+	return se.outer, nil, nil
 }
 
 // Close ends the session; the connection is closed by the library.
 func (s *session) Close() error {
+	if s.w.gone.Load() {
+		return nil // the connection rests
+	}
 	s.cancel()
 	s.endIdle()
 	s.mu.Lock()

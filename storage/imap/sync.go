@@ -219,6 +219,9 @@ func removed(old, now *storage.UIDSequence) []int {
 
 // Poll is called by the library after each command.
 func (s *session) Poll(_ *imapserver.UpdateWriter, allowExpunge bool) error {
+	if s.absent() {
+		return nil
+	}
 	s.endIdle()
 	return s.sync(allowExpunge)
 }

@@ -25,6 +25,8 @@ type wire struct {
 	secure bool
 	guard  guard // of the reading goroutine
 
+	session *session // from the library's first call on; that goroutine's, too, which sets it with mu
+
 	mu      sync.Mutex // of what follows; held while output is written
 	net     net.Conn
 	out     *[]byte // output held back; nil if none
@@ -34,6 +36,8 @@ type wire struct {
 	handed  bool // the connection went on to another wire
 
 	ending atomic.Pointer[string] // BYE at the next opportunity
+	gone   atomic.Bool            // the library is about to go, the connection rests (rest.go)
+	mute   atomic.Bool            // the library is told again what it knew
 	plus   atomic.Bool            // since the last line read: the library asked for more
 	tagged atomic.Bool            // since the last line read: the library answered
 }
@@ -49,6 +53,9 @@ func (w *wire) Read(p []byte) (int, error) { return w.guard.read(p) }
 
 // Write takes one reply line, or a piece of a long one, from the library.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.gone.Load() || w.mute.Load() {
+		return len(p), nil
+	}
 	switch {
 	case len(p) > 1 && p[0] == '+' && p[1] == ' ':
 		w.plus.Store(true)
@@ -117,6 +124,15 @@ func (w *wire) write(p []byte) error {
 // await writes what is held back and reads from the network. atCommand says that
 // nothing of a command has begun: there BYE may be said instead.
 func (w *wire) await(p []byte, deadline time.Time, atCommand bool) (int, error) {
+	n, err := w.hear(p, deadline, atCommand)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, w.bye("Nothing heard for too long")
+	}
+	return n, err
+}
+
+// hear is await that leaves the deadline to its caller: os.ErrDeadlineExceeded.
+func (w *wire) hear(p []byte, deadline time.Time, atCommand bool) (int, error) {
 	w.mu.Lock()
 	if err := w.flush(); err != nil || w.closed {
 		w.mu.Unlock()
@@ -140,7 +156,7 @@ func (w *wire) await(p []byte, deadline time.Time, atCommand bool) (int, error) 
 		return n, nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, w.bye("Nothing heard for too long")
+		return 0, os.ErrDeadlineExceeded
 	}
 	return 0, io.EOF // whatever it was, the library takes it as the end
 }
@@ -153,7 +169,7 @@ func (w *wire) bye(why string) error {
 		w.flush()
 	}
 	w.mu.Unlock()
-	w.Close()
+	w.shut()
 	return io.EOF
 }
 
@@ -173,11 +189,21 @@ func (w *wire) endSoon(why string) {
 // cut ends the connection at once.
 func (w *wire) cut() {
 	w.net.Close()
-	w.Close()
+	w.shut()
 }
 
-// Close implements net.Conn. What is held back is written.
+// Close implements net.Conn for the library: it is done with the connection, which
+// may only rest.
 func (w *wire) Close() error {
+	if w.gone.CompareAndSwap(true, false) {
+		go w.rest()
+		return nil
+	}
+	return w.shut()
+}
+
+// shut ends the connection. What is held back is written.
+func (w *wire) shut() error {
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
