@@ -1,4 +1,23 @@
-// Package tlspolicy decides how a connection to another server has to be protected, and enforces it.
+// Package tlspolicy decides how a connection to another server has to be protected, enforces it on that connection, and
+// takes note of how it went.
+//
+// Who asks for more wins: what the administrator wrote for a relay or a destination, what the domain publishes (DANE,
+// RFC 7672; MTA-STS, RFC 8461), what the sender asks for (REQUIRETLS, RFC 8689), and what the server offered the last
+// time. Only "none", written by the administrator, takes everything away. Where nobody asks, TLS is opportunistic (RFC
+// 7435): with any certificate, and in the clear where there is no TLS to be had.
+//
+// DANE and MTA-STS together: DANE decides (RFC 8461 section 2: MTA-STS must not override a failing DANE validation);
+// reports have both. TLSA records of a server that was found by MX records which nobody vouches for are enforced too: they
+// cost nothing, and protect from whoever is near the server (RFC 7672 section 2.2.1). They do not count where DANE is
+// demanded, by level "dane" or by REQUIRETLS: there the MX records have to be secure.
+//
+// A server that has offered STARTTLS once is expected to go on: mail for it is deferred when it does not, for a day from
+// the first refusal; then it is believed, with a warning in the log.
+//
+// TLS itself: verified connections need TLS 1.2; opportunistic ones take TLS 1.0 and RSA key exchange too, which are no
+// worse than the clear text that would follow. There is no session resumption: it would save 0.4 ms of a full handshake
+// and nothing of a message on a kept connection, and ties connections together (see BenchmarkResumption). No client certificates, no
+// renegotiation. Nothing here logs names of recipients, passwords or keys.
 package tlspolicy
 
 import (
@@ -6,11 +25,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/deliver/mx"
+	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/dane"
+	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/mtasts"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlsrpt"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 )
@@ -33,7 +55,8 @@ func (l Level) String() string {
 }
 
 // Cache keeps small records over restarts. It is called from any goroutine. Get returns nil and no error for a key that
-// is not there or has expired. An error means that nothing is known; nobody is stopped by it. Keys have at most 300 octets.
+// is not there or has expired. An error means that nothing is known; nobody is stopped by it. Keys have at most 300 octets,
+// values 1 MiB.
 type Cache interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 	Set(ctx context.Context, key string, value []byte, expires time.Time) error
@@ -42,28 +65,39 @@ type Cache interface {
 // Options is what New takes.
 type Options struct {
 	DNS      resolver.SecureLookup
+	STS      *mtasts.Store     // nil: no MTA-STS
 	Cache    Cache             // nil: nothing survives a restart
 	Reports  *tlsrpt.Collector // nil: nothing is counted
 	Roots    *x509.CertPool    // nil: the system's
 	Logger   *slog.Logger      // nil: none
 	Now      func() time.Time  // nil: time.Now
-	Remember bool              // downgrades from what a server offered before are deferred
+	Remember bool              // a server that offered STARTTLS has to go on, for a day
 }
 
-// Policies knows the policies of domains. Safe for concurrent use. Make one with New and end it with Close.
+// Policies knows the policies of domains. Safe for concurrent use. It owns no goroutine.
 type Policies struct {
 	options Options
+	memory  memory
+	seen    seen
 }
 
 // New returns a Policies.
-func New(options Options) *Policies { return &Policies{options: options} }
-
-// Close ends what is under way in the background.
-func (p *Policies) Close() {}
+func New(options Options) *Policies {
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Policies{options: options}
+	p.memory.init(options)
+	p.seen.init()
+	return p
+}
 
 // Asked is a question about a domain.
 type Asked struct {
-	Domain     string        // of the recipients
+	Domain     string        // of the recipients; in A-labels
 	Exchangers mx.Exchangers // where its mail goes
 	Level      string        // as configured for the relay or the destination: "", "opportunistic", "require", "verify", "dane", "none" or "implicit"
 	RequireTLS bool          // the sender asks for it (RFC 8689)
@@ -86,64 +120,65 @@ func (e *Error) Error() string { return e.Text }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Domain is what is known about a domain's policy.
+// Domain is what is known about a domain's policy. It does not change.
 type Domain struct {
 	policies *Policies
 	asked    Asked
+	sts      *mtasts.Policy // nil: none
+	stsError *mtasts.Error  // there is one, but nobody could get it
 }
 
-// Domain looks the domain's policy up. An error is an *Error, or that of ctx.
-func (p *Policies) Domain(_ context.Context, asked Asked) (*Domain, error) {
-	return &Domain{policies: p, asked: asked}, nil
+// Domain looks the domain's policy up, which may take as long as an HTTPS request does. An error is that of ctx.
+func (p *Policies) Domain(ctx context.Context, asked Asked) (*Domain, error) {
+	d := &Domain{policies: p, asked: asked}
+	if p.options.STS == nil || !asked.MTASTS || asked.Fixed || asked.Level == "none" || len(asked.Exchangers.Hosts) > 0 && asked.Exchangers.Hosts[0].Addr.IsValid() {
+		return d, nil
+	}
+	policy, err := p.options.STS.Get(ctx, asked.Domain)
+	d.sts = policy
+	if errors.As(err, &d.stsError) {
+		return d, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up the TLS policy of %s: %w", asked.Domain, err)
+	}
+	return d, nil
 }
 
 // Host returns what holds for one of the domain's servers. An *Error means that this server is not to be used now and
-// the next one may be tried.
-func (d *Domain) Host(_ context.Context, host mx.Host) (*Policy, error) {
-	return &Policy{Level: Opportunistic, Source: "default", domain: d, host: host}, nil
-}
-
-// Policy is what holds for a connection to a server for a domain. It does not change.
-type Policy struct {
-	Level      Level
-	Source     string // who says so: "default", "config", "dane", "mta-sts", "requiretls", "remembered"
-	Implicit   bool   // TLS begins with the connection, without STARTTLS (RFC 8314)
-	RequireTLS bool   // the server has to offer REQUIRETLS (RFC 8689 section 4.2.1)
-
-	domain *Domain
-	host   mx.Host
-}
-
-// Plain reports whether the message may go in the clear, where TLS is not offered or fails.
-func (p *Policy) Plain() bool { return p.Level <= Opportunistic && !p.Implicit }
-
-// Wanted reports whether TLS is to be used where it is offered.
-func (p *Policy) Wanted() bool { return p.Level > None || p.Implicit }
-
-// Config returns the TLS configuration for a connection to host, the name of the mx.Host. The handshake fails if the
-// peer is not what Level asks for. Each call returns a configuration of its own.
-func (p *Policy) Config(host string) *tls.Config {
-	return &tls.Config{ServerName: host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
-}
-
-// Check says whether a connection that was made before, under another policy perhaps, may be used under this one: nil,
-// or an *Error. state is nil for a connection in the clear.
-func (p *Policy) Check(state *tls.ConnectionState) error {
-	if state == nil && !p.Plain() {
-		return &Error{Status: "4.7.10", Text: "TLS is required", Err: errors.New("no TLS")}
+// the next one may be tried; it belongs into Learn too, with the Policy that comes with it. Any other error is that of ctx.
+func (d *Domain) Host(ctx context.Context, host mx.Host) (*Policy, error) {
+	p := &Policy{Source: "default", domain: d, host: host}
+	if err := p.configured(); err != nil {
+		return p, err
 	}
-	return nil
-}
-
-// Verified returns words for the trace: "TLS 1.3, TLS_AES_128_GCM_SHA256, dane". The last one says how the peer was
-// verified: "dane", "mta-sts", "pkix" or "unverified".
-func (p *Policy) Verified(state tls.ConnectionState) string {
-	return tls.VersionName(state.Version) + ", " + tls.CipherSuiteName(state.CipherSuite) + ", unverified"
+	if p.Level == None {
+		return p, p.demand()
+	}
+	if err := p.findDANE(ctx); err != nil {
+		return p, err
+	}
+	if err := p.applySTS(); err != nil {
+		return p, err
+	}
+	if err := p.demand(); err != nil {
+		return p, err
+	}
+	if p.Level == Opportunistic && d.policies.options.Remember {
+		remembered, err := d.policies.memory.expects(ctx, memoryKey(host))
+		if err != nil {
+			return p, err
+		}
+		if remembered {
+			p.raise(Require, "remembered")
+		}
+	}
+	return p, nil
 }
 
 // Result is how an attempt to protect a connection ended.
 type Result struct {
-	Offered bool                 // the server offered STARTTLS, or Implicit
+	Offered bool                 // the server offered STARTTLS, or Policy.Implicit
 	TLS     *tls.ConnectionState // of the finished handshake; nil: there is none
 	Err     error                // why there is none: of the handshake, or the *Error of Host
 	Local   netip.Addr           // ours
@@ -152,5 +187,36 @@ type Result struct {
 }
 
 // Learn takes note of how an attempt went: for reports, and for what is expected of the server next time. It is to be
-// called once for each connection that got as far as EHLO, or whose handshake failed; never for those that failed before.
-func (p *Policies) Learn(*Policy, Result) {}
+// called once for each connection that got as far as the answer to EHLO or a handshake, and for each *Error of Host; not
+// for those that failed before, and not for messages on a kept connection.
+func (p *Policies) Learn(policy *Policy, result Result) {
+	if policy == nil || !policy.Wanted() {
+		return
+	}
+	if p.options.Remember && !policy.Implicit {
+		var ours *Error
+		verdict := errors.As(result.Err, &ours)
+		switch {
+		case result.TLS != nil:
+			p.memory.learn(memoryKey(policy.host), true)
+		case !result.Offered && (!verdict || ours.Type == tlsrpt.STARTTLSNotSupported), result.Offered && !verdict:
+			p.memory.learn(memoryKey(policy.host), false)
+		}
+	}
+	if p.options.Reports != nil && !policy.domain.asked.Fixed {
+		policy.report(p.options.Reports, result)
+	}
+}
+
+// Status describes the policy of a domain for listings: "mta-sts enforce", or "".
+func (d *Domain) Status() string {
+	switch {
+	case d.sts != nil:
+		return "mta-sts " + string(d.sts.Mode)
+	case d.stsError != nil:
+		return "mta-sts: " + d.stsError.Error()
+	}
+	return ""
+}
+
+var _ dane.Lookup = resolver.SecureLookup(nil)
