@@ -166,6 +166,7 @@ func FuzzAnswer(f *testing.F) {
 	for _, text := range []string{
 		"example.test. 300 A 192.0.2.1", "example.test. 300 CNAME example.test.", "example.test. 300 MX 10 a\\.b.test.",
 		`example.test. 300 TXT "v=spf1 \200 -all"`, "example.test. 300 PTR mx.example.test.", "example.test. 300 AAAA 2001:db8::1",
+		"example.test. 300 TLSA 3 1 1 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff", "example.test. 300 TLSA 255 255 255 00",
 	} {
 		m := new(dns.Msg)
 		m.SetQuestion("example.test.", record(f, text).Header().Rrtype)
@@ -202,7 +203,10 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return
 		}
-		records := len(a.texts) + len(a.exchangers) + len(a.addrs) + len(a.names)
+		records := len(a.texts) + len(a.exchangers) + len(a.addrs) + len(a.names) + len(a.tlsas)
+		if a.secure {
+			t.Error("secure, and nobody trusts the server")
+		}
 		if (records == 0) != (a.err != nil) || records > maxRecords || a.size() > 1<<20 || a.ttl > ttl {
 			t.Errorf("%d records, %d octets, ttl %s of %s, err %v", records, a.size(), a.ttl, ttl, a.err)
 		}

@@ -36,7 +36,7 @@ type Config struct {
 	NegativeTTL units.Duration `toml:"negative_ttl"`
 
 	// TrustAD says that the servers validate DNSSEC and that nobody is between them and us, so that their word for it
-	// (the AD bit) can be taken.
+	// (the AD bit) can be taken: unbound on this machine, for one. Without it there is no DANE.
 	TrustAD bool `toml:"trust_ad"`
 }
 

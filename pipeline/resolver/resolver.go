@@ -1,7 +1,10 @@
 // Package resolver asks DNS, for everybody in the house, and remembers the answers.
 //
 // It is a stub resolver over miekg/dns: it asks the recursive servers of the configuration, or of the system, and
-// believes what they say; it does not validate DNSSEC itself. What it promises:
+// believes what they say; it does not validate DNSSEC itself. Whether an answer was validated it takes from the server (the AD
+// bit), and only if the administrator says by trust_ad that the servers do validate and that nobody is between them and us
+// (RFC 6840 section 5.8; RFC 7672 section 2.2 has DANE depend on it). A server on loopback is not believed by itself: many of those
+// merely forward, with the AD bit of whoever is upstream. What it promises:
 //
 //   - Every look-up ends: a single query within Config.Timeout, a whole look-up, with its retries, its further servers
 //     and its CNAME chain, within Config.Deadline, and sooner if the caller's context ends sooner.

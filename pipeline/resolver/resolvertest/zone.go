@@ -4,7 +4,7 @@
 // The text is in the syntax of RFC 1035 section 5 and may hold records of any names; relative ones are below the root.
 // Whoever asks for a name that is not there is told NXDOMAIN; nothing is ever asked of another server. Wildcards and
 // CNAMEs work as usual. A Zone can be told to misbehave for a name, which is what tests of time-outs, truncation and
-// failures need.
+// failures need, and to pass for signed with DNSSEC, as a validating resolver would see it; it signs nothing.
 package resolvertest
 
 import (
@@ -26,6 +26,7 @@ type Zone struct {
 	names   map[string]bool                // every name above or at a record: these exist
 	faults  map[string]Fault
 	asked   map[string]int
+	signed  map[string]bool // the names from which on downwards answers are secure, or are not
 	queries int
 }
 
@@ -45,6 +46,7 @@ func ParseZone(text string) (*Zone, error) {
 		names:   map[string]bool{".": true},
 		faults:  make(map[string]Fault),
 		asked:   make(map[string]int),
+		signed:  make(map[string]bool),
 	}
 	p := dns.NewZoneParser(strings.NewReader(text), ".", "zone")
 	p.SetDefaultTTL(DefaultTTL)
@@ -85,6 +87,30 @@ func (z *Zone) Break(name string, f Fault) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.faults[dns.CanonicalName(name)] = f
+}
+
+// Sign lets answers about the names, and about all below them, pass for validated: they have the AD bit if the query has
+// it or DO (RFC 6840 section 5.7). What is not in the zone counts too. A bogus name is a Fault with SERVFAIL.
+func (z *Zone) Sign(names ...string) { z.sign(true, names) }
+
+// Unsign takes the names, and all below them, out again: unsigned delegations below a signed name.
+func (z *Zone) Unsign(names ...string) { z.sign(false, names) }
+
+func (z *Zone) sign(signed bool, names []string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, name := range names {
+		z.signed[dns.CanonicalName(name)] = signed
+	}
+}
+
+// isSigned reports what was said about the closest name at or above name.
+func (z *Zone) isSigned(name string) bool {
+	for n := name; ; n = parent(n) {
+		if signed, said := z.signed[n]; said || n == "." {
+			return signed
+		}
+	}
 }
 
 // Queries returns how many questions there were in all.
@@ -143,20 +169,24 @@ func (z *Zone) respond(query *dns.Msg) (*dns.Msg, Fault) {
 	if fault.Forge {
 		m.Question = []dns.Question{{Name: "forged.invalid.", Qtype: q.Qtype, Qclass: q.Qclass}}
 	}
-	z.answer(m, name, q.Qtype)
-	if opt := query.IsEdns0(); opt != nil {
+	secure := z.answer(m, name, q.Qtype)
+	opt := query.IsEdns0()
+	m.AuthenticatedData = secure && (query.AuthenticatedData || opt != nil && opt.Do())
+	if opt != nil {
 		m.SetEdns0(opt.UDPSize(), false)
 	}
 	return m, fault
 }
 
-// answer follows CNAMEs, at most 16, and fills in the sections.
-func (z *Zone) answer(m *dns.Msg, name string, qtype uint16) {
+// answer follows CNAMEs, at most 16, and fills in the sections. It reports whether all names on the way are signed.
+func (z *Zone) answer(m *dns.Msg, name string, qtype uint16) (secure bool) {
+	secure = true
 	for range 16 {
+		secure = secure && z.isSigned(name)
 		found, exists := z.find(name)
 		if records := found[qtype]; len(records) > 0 {
 			m.Answer = append(m.Answer, owned(records, name)...)
-			return
+			return secure
 		}
 		alias := found[dns.TypeCNAME]
 		if len(alias) == 0 {
@@ -164,11 +194,12 @@ func (z *Zone) answer(m *dns.Msg, name string, qtype uint16) {
 				m.Rcode = dns.RcodeNameError
 			}
 			m.Ns = []dns.RR{z.soa(name)}
-			return
+			return secure
 		}
 		m.Answer = append(m.Answer, owned(alias[:1], name)...)
 		name = dns.CanonicalName(alias[0].(*dns.CNAME).Target)
 	}
+	return secure
 }
 
 // find returns the records of name, or those of the wildcard that stands for it (RFC 4592).
