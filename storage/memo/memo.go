@@ -23,11 +23,8 @@ import (
 // Limits on one fact, in octets.
 const (
 	MaxKey   = 900
-	MaxValue = 256 << 10
+	MaxValue = 1<<20 - 8
 )
-
-// ErrNone is returned for a fact that is not known, or not any more.
-var ErrNone = errors.New("not known")
 
 // Memo is one room's facts. Its methods may be called from any goroutine.
 type Memo struct {
@@ -46,21 +43,21 @@ func New(engine kv.Engine, room string, limit int, now func() time.Time) *Memo {
 	return &Memo{engine: engine, prefix: "memo/" + room + "/", limit: limit, now: now}
 }
 
-// Get returns a fact, or ErrNone.
+// Get returns a fact, or nil if none is known, or not any more.
 func (m *Memo) Get(ctx context.Context, key string) ([]byte, error) {
 	if len(key) > MaxKey {
-		return nil, ErrNone
+		return nil, nil
 	}
 	value, err := m.engine.Get(ctx, []byte(m.prefix+key))
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
-		return nil, ErrNone
+		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("read what is known of %s: %w", key, err)
 	}
 	end, fact, ok := split(value)
 	if !ok || !m.now().Before(end) {
-		return nil, ErrNone
+		return nil, nil
 	}
 	return fact, nil
 }
