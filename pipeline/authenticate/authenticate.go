@@ -1,31 +1,34 @@
-// Package authenticate is the stage that finds out who sent a message: SPF, iprev, DKIM and DMARC. It writes what it
+// Package authenticate is the stage that finds out who sent a message: SPF, iprev, DKIM, ARC and DMARC. It writes what it
 // found into an Authentication-Results field and into Message.Auth for later stages and plugins, and, with dmarc = "enforce",
-// obeys what the author's domain asks for.
+// obeys what the author's domain asks for. Its Sealer signs what leaves.
 //
-// Who gets what (RULES A1): a stranger's message gets all four; SPF, iprev and DMARC say something about the peer that
-// hands a message over to us, so for everybody else only DKIM is verified; a login gets auth=pass; what Sluice makes
+// Who gets what (RULES A1): a stranger's message gets all; SPF, iprev and DMARC say something about the peer that
+// hands a message over to us, so for everybody else only DKIM and ARC are verified; a login gets auth=pass; what Sluice makes
 // itself passes untouched. What is verified is the message as it arrived.
 //
 // What it promises:
 //
 //   - It never defers: what DNS cannot tell is recorded as temperror and the message goes on (RULES D4). All look-ups of
-//     one message share five seconds.
+//     one message share five seconds. Only signing may defer: mail that has to be signed does not leave unsigned.
 //   - Fields that only we may write are removed first: Authentication-Results with our name (RFC 8601 section 5) and
 //     X-Sluice-*; from strangers also X-Spam-*, X-Quarantine-* and Received-SPF, because people's filters believe them.
-//   - The cost of hostile messages is bounded: at most 8 signatures, fewer for large bodies; keys up to 8192 bits; a
-//     header that would cost too much to canonicalise is not verified; SPF stops at 10 look-ups and 2 void ones.
+//   - The cost of hostile messages is bounded: the body is hashed at most twice, however many signatures there are; at most
+//     8 signatures, 50 ARC sets and 24 keys; keys up to 8192 bits, and a sum of what all of it may cost; SPF stops at 10
+//     look-ups and 2 void ones; a tree walk asks for 8 names.
 //
 // What DMARC decides with "enforce" (RFC 7489 section 6.6.2): p=reject is a reject with 550 5.7.1; p=quarantine is junk,
 // not quarantine, since the domain asks for suspicion and only the reader can tell a broken mailing list from a fraud, while
 // our quarantine would keep the message from the reader. pct and t=y (RFC 9989) take the message one step down. A message
 // with several From fields is rejected: a reader may be shown any of them. With several authors in one field each
 // author's domain is asked and the strictest answer holds. A From field in which no domain can be found is junk. A
-// message without any From field shows no author whom one could fake: it has no DMARC result and goes on.
+// message without any From field shows no author whom one could fake: it has no DMARC result and goes on. A message that
+// fails, but passed at a forwarder whose ARC seal the administrator trusts (RFC 8617 section 7.2.1), goes on too.
 //
 // What plugins see of Message.Auth is sdk.Envelope.Auth. No plugin can change it, and tags of the same names mean nothing.
 //
-// RFCs: 5322, 6376, 8463, 7208, 7489, 8301, 8601, and of 9989 the tags np, psd and t. ARC (8617), the tree walk and
-// reports are not done here yet.
+// Packages below: dkim (signatures and the canonicaliser), arc (chains), keyring (our keys).
+//
+// RFCs: 5322, 6376, 8463, 7208, 7489, 8301, 8601, 8617, 9989.
 package authenticate
 
 import (
@@ -36,6 +39,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/authenticate/arc"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
@@ -50,7 +54,8 @@ type Options struct {
 	Hostname string          // our name in Authentication-Results (RFC 8601 section 2.5)
 	DNS      resolver.Lookup //
 	Now      func() time.Time
-	Percent  func() int // 0 to 99, for pct; nil: random
+	Percent  func() int             // 0 to 99, for pct; nil: random
+	Reports  pipeline.DMARCObserver // hears what DMARC found, for aggregate reports; nil: nobody does
 }
 
 // Stage implements pipeline.Stage. It keeps nothing between messages.
@@ -81,18 +86,21 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 		return nil
 	}
 	start := s.Now()
-	r := results{signed: s.Config.DKIM && m.Arrived().Count(signatureField) > 0}
+	r := results{signed: s.Config.DKIM && hasSignature(m.Arrived().Fields())}
 	if r.signed || m.Origin == sdk.Stranger {
 		if err := s.verify(ctx, m, &r); err != nil {
 			return err
 		}
 	}
-	removed, err := s.mark(m, s.fieldOf(m, &r))
+	field := s.fieldOf(m, &r)
+	removed, err := s.mark(m, field)
 	if err != nil {
 		return err
 	}
 	m.Auth = s.auth(m, &r)
+	m.Auth.Results = string(field[len(resultsField)+2 : len(field)-2])
 	s.decide(m, &r)
+	s.observe(m, &r)
 	s.record(m, &r, removed, start)
 	return nil
 }
@@ -103,8 +111,23 @@ type results struct {
 	iprev  *iprevResult
 	spf    *spfResult
 	dkim   []dkimResult
+	chain  *arc.Chain // nil: nobody looked
+	arc    arc.Verdict
 	dmarc  []dmarcResult // one for each author's domain
 	author authors
+	sender bool // MAIL FROM is not forged
+}
+
+// hasSignature reports whether there is something to verify.
+func hasSignature(fields []pipeline.Field) bool {
+	for i := range fields {
+		switch name := fields[i].Name; {
+		case len(name) == len(signatureField) && strings.EqualFold(name, signatureField),
+			len(name) > 4 && strings.EqualFold(name[:4], "ARC-"):
+			return true
+		}
+	}
+	return false
 }
 
 // verify asks everything that there is to ask. The look-ups do not need each other, and one that hangs must not take the
@@ -118,7 +141,7 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 	defer side.wait() // also when what runs here panics
 	var dkimErr error
 	if r.signed {
-		side.run(func() { r.dkim, dkimErr = s.verifySignatures(ctx, limited, m) })
+		side.run(func() { dkimErr = s.verifySignatures(ctx, limited, m, r) })
 	}
 	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
 		if m.Peer.Reverse == "" {
@@ -134,10 +157,12 @@ func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) err
 	if dkimErr != nil {
 		return dkimErr
 	}
+	w := &walker{dns: s.DNS, list: s.Config.Discovery == ListOnly}
 	if stranger && s.Config.DMARC != DMARCOff {
 		r.author = authorsOf(m.Arrived())
-		r.dmarc = s.evaluate(limited, r)
+		r.dmarc = s.evaluate(limited, w, r)
 	}
+	r.sender = verifiedSender(limited, w, m, r)
 	return ctx.Err() // the peer's time, not our five seconds
 }
 
@@ -164,6 +189,12 @@ func (s *Stage) auth(m *pipeline.Message, r *results) *pipeline.Auth {
 	if m.Origin == sdk.Login {
 		a.Login = resultPass
 	}
+	if s.Config.DKIM && m.Origin != sdk.Login {
+		if a.ARC = arc.None; r.chain != nil {
+			a.ARC = r.arc.Result
+		}
+	}
+	a.SenderVerified = r.sender || m.Origin == sdk.Login || m.Origin == sdk.Trusted
 	return a
 }
 

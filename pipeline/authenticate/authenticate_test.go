@@ -318,7 +318,7 @@ func TestAuth(t *testing.T) {
 	m := f.message("alice@example.org", plain)
 	m.Tags = map[string]string{"spf": "fail", "dkim.domains": "forged.test"} // of some plugin; they mean nothing
 	f.process(m)
-	want := "map[dkim:none dmarc:pass dmarc.domain:example.org iprev:pass spf:pass spf.domain:example.org]"
+	want := "map[arc:none dkim:none dmarc:pass dmarc.domain:example.org iprev:pass spf:pass spf.domain:example.org]"
 	if got := fmt.Sprint(m.Envelope().Auth); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

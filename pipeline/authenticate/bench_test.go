@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/emersion/go-msgauth/dkim"
+	msgauth "github.com/emersion/go-msgauth/dkim"
 
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -84,9 +84,9 @@ func signedRSA(f *fixture, raw string) string {
 		f.t.Fatal(err)
 	}
 	var out bytes.Buffer
-	err = dkim.Sign(&out, strings.NewReader(strings.ReplaceAll(raw, "\n", "\r\n")), &dkim.SignOptions{
+	err = msgauth.Sign(&out, strings.NewReader(strings.ReplaceAll(raw, "\n", "\r\n")), &msgauth.SignOptions{
 		Domain: "reject.test", Selector: "s", Signer: key, Hash: crypto.SHA256,
-		HeaderCanonicalization: dkim.CanonicalizationRelaxed, BodyCanonicalization: dkim.CanonicalizationRelaxed,
+		HeaderCanonicalization: msgauth.CanonicalizationRelaxed, BodyCanonicalization: msgauth.CanonicalizationRelaxed,
 		HeaderKeys: []string{"From", "To", "Subject", "Date", "Message-ID", "From", "Subject"},
 	})
 	if err != nil {

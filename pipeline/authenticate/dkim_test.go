@@ -9,15 +9,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/emersion/go-msgauth/dkim"
+	msgauth "github.com/emersion/go-msgauth/dkim"
 
+	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
 	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -74,9 +74,9 @@ func newSigner(f *fixture, name, flags string) *signer {
 
 func (s *signer) sign(domain, identifier, raw string) string {
 	var out bytes.Buffer
-	err := dkim.Sign(&out, strings.NewReader(strings.ReplaceAll(raw, "\n", "\r\n")), &dkim.SignOptions{
+	err := msgauth.Sign(&out, strings.NewReader(strings.ReplaceAll(raw, "\n", "\r\n")), &msgauth.SignOptions{
 		Domain: domain, Selector: "s", Identifier: identifier, Signer: s.key, Hash: crypto.SHA256,
-		HeaderCanonicalization: dkim.CanonicalizationRelaxed, BodyCanonicalization: dkim.CanonicalizationRelaxed,
+		HeaderCanonicalization: msgauth.CanonicalizationRelaxed, BodyCanonicalization: msgauth.CanonicalizationRelaxed,
 		HeaderKeys: []string{"From", "Subject"},
 	})
 	if err != nil {
@@ -180,15 +180,28 @@ func TestDKIM(t *testing.T) {
 	}
 }
 
-// TestCostIsBounded: messages that make go-msgauth work without end are not given to it.
+// TestCostIsBounded: DRILLS E4.2. Work grows with the size of a message, whatever its signatures ask for.
 func TestCostIsBounded(t *testing.T) {
-	const signature = "DKIM-Signature: v=1; a=ed25519-sha256; c=simple/simple; d=football.example.com; s=brisbane; h=%s; bh=AAAA; b=AAAA\n"
-	from := fmt.Sprintf(signature, "from")
+	const signature = "DKIM-Signature: v=1; a=ed25519-sha256; c=simple/simple; d=football.example.com; s=brisbane; h=%s; bh=%s; b=AAAA\n"
+	sums := map[string]string{}
+	for what, body := range map[string]string{"empty": "", "lines": strings.Repeat("\r\n", 20<<20) + "x\r\n"} {
+		var b dkim.Body
+		b.Want(false)
+		b.Write([]byte(body))
+		b.Close()
+		sum, _, _ := b.Sum(false)
+		sums[what] = base64.StdEncoding.EncodeToString(sum[:])
+	}
+	from := fmt.Sprintf(signature, "from", sums["empty"])
 	tests := []struct{ what, raw string }{
 		{"folds", from + "From: a@evil.test\nX-Long: x\n" + strings.Repeat(" y\n", 300_000) + "\n"},
-		{"names times fields", fmt.Sprintf(signature, "from"+strings.Repeat(":x", 20_000)) + "From: a@evil.test\n" + strings.Repeat("X: y\n", 50_000) + "\n"},
-		{"empty lines", from + "From: a@evil.test\n\n" + strings.Repeat("\n", 20<<20)},
-		{"large body, many signatures", strings.Repeat(strings.Replace(from, "brisbane", "nokey", 1), 8) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 40<<16)},
+		{"names times fields", fmt.Sprintf(signature, "from"+strings.Repeat(":x", 200_000), sums["empty"]) + "From: a@evil.test\n" + strings.Repeat("X: y\n", 100_000) + "\n"},
+		{"names that are not there", fmt.Sprintf(signature, "from"+strings.Repeat(":z", 400_000), sums["empty"]) + "From: a@evil.test\n" + strings.Repeat("X: y\n", 10_000) + "\n"},
+		{"different names", fmt.Sprintf(signature, "from", sums["empty"]) + "From: a@evil.test\n" + manyNames(80_000) + "\n"},
+		{"one field of 900 KiB", from + "From: a@evil.test\nX: " + strings.Repeat("y ", 450<<10) + "\n\n"},
+		{"empty lines", fmt.Sprintf(signature, "from", sums["lines"]) + "From: a@evil.test\n\n" + strings.Repeat("\n", 20<<20) + "x\n"},
+		{"large body, 50 signatures", strings.Repeat(from, 50) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 40<<16)},
+		{"a list of tags without end", "DKIM-Signature: " + strings.Repeat("x=y;", 200_000) + "\nFrom: a@evil.test\n\n"},
 	}
 	for _, test := range tests {
 		before := runtime.NumGoroutine()
@@ -196,14 +209,11 @@ func TestCostIsBounded(t *testing.T) {
 		m := f.message("a@evil.test", test.raw)
 		start := time.Now()
 		f.process(m)
-		if took := time.Since(start); took > 10*time.Second {
+		if took := time.Since(start); took > 2*time.Second { // under the race detector too
 			t.Errorf("%s: took %s", test.what, took)
 		}
-		if got := field(t, m); !strings.Contains(got, "dkim=policy") || strings.Contains(got, "dkim=pass") {
+		if got := field(t, m); strings.Contains(got, "dkim=pass") || !strings.Contains(got, "dkim=") || len(got) > 4000 {
 			t.Errorf("%s: %s", test.what, got[:min(len(got), 300)])
-		}
-		for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
 		}
 		if n := runtime.NumGoroutine(); n > before {
 			t.Errorf("%s: %d goroutines, %d before", test.what, n, before)
@@ -211,34 +221,53 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
-// TestTruncatedBodyIsNoPass: a body that we stop reading must not pass by what was read of it.
+func manyNames(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "X-%d: y\n", i)
+	}
+	return b.String()
+}
+
+// TestSpending: a message cannot make us verify with large keys for ever.
+func TestSpending(t *testing.T) {
+	f := newFixture(t, "")
+	s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: b@reject.test\nSubject: x\nX-Large: "+strings.Repeat("y ", 400<<10)+"\n\n")
+	head, rest, _ := strings.Cut(s, "From: b@")
+	m := f.message("x@evil.test", strings.Repeat(head, 8)+"From: b@"+rest)
+	f.process(m)
+	if got := field(t, m); strings.Count(got, "dkim=pass") != 8 {
+		t.Errorf("eight signatures of a header of 800 KiB: %s", got)
+	}
+	c := &checker{cost: 1}
+	key, err := dkim.ParseKey("v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for c.spend(key) {
+		n++
+	}
+	if n < 100 || n > 200 {
+		t.Errorf("%d verifications before it is enough", n)
+	}
+}
+
+// TestTruncatedBodyIsNoPass: what stands behind a run of empty lines is part of the body.
 func TestTruncatedBodyIsNoPass(t *testing.T) {
 	f := newFixture(t, "")
 	s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: b@reject.test\nSubject: x\n\nbody\n")
 	m := f.message("x@evil.test", s+strings.Repeat("\n", 100_000)+"unsigned\n")
 	f.process(m)
-	if got := field(t, m); !strings.Contains(got, "dkim=policy") || !strings.Contains(got, "dmarc=fail") {
+	if got := field(t, m); !strings.Contains(got, "dkim=fail") || !strings.Contains(got, "dmarc=fail") {
 		t.Error(got)
 	}
-}
-
-func TestGuard(t *testing.T) {
-	broken := errors.New("broken disk")
-	g := &guard{ctx: t.Context(), r: io.MultiReader(strings.NewReader("x"), errorReader{broken})}
-	if got, err := io.ReadAll(g); err != nil || string(got) != "x" || g.err != broken {
-		t.Errorf("%q, %v, %v", got, err, g.err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	g = &guard{ctx: ended, r: strings.NewReader("x")}
-	if got, err := io.ReadAll(g); err != nil || len(got) != 0 {
-		t.Errorf("%q, %v", got, err)
+	m = f.message("x@evil.test", s+strings.Repeat("\n", 100_000))
+	f.process(m)
+	if got := field(t, m); !strings.Contains(got, "dkim=pass") {
+		t.Errorf("empty lines at the end do not count (RFC 6376 section 3.4.3): %s", got)
 	}
 }
-
-type errorReader struct{ err error }
-
-func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
 // TestDeadline: a message whose peer is gone ends; the stage says so.
 func TestDeadline(t *testing.T) {

@@ -173,27 +173,6 @@ func FuzzFrom(f *testing.F) {
 	})
 }
 
-func FuzzTags(f *testing.F) {
-	for _, s := range []string{"v=1; a=rsa-sha256; b=ab\r\n cd; h=from:to", "a=b;a=c", "=;", "t=y:s; p="} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		tags, ok := parseTags(s)
-		if ok && len(tags) > maxTags || !ok && tags != nil {
-			t.Errorf("%d tags, %v", len(tags), ok)
-		}
-		for _, tag := range tags {
-			if tag.name == "" || strings.ContainsAny(tag.name, "; =\r\n") && strings.ContainsAny(tag.name, ";=") {
-				t.Errorf("tag %+v", tag)
-			}
-		}
-		r, names := describe(s)
-		if len(r.signature) > 8 || names < 0 {
-			t.Errorf("%+v, %d", r, names)
-		}
-	})
-}
-
 func FuzzAuthservID(f *testing.F) {
 	for _, s := range []string{"mx.sluice.test; spf=pass", "(c) \"mx.sluice.test\" 1;", "\"\\", "((", "mx.sluice.test(x)"} {
 		f.Add(s)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/authenticate/arc"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -110,6 +111,9 @@ func (s *Stage) fieldOf(m *pipeline.Message, r *results) []byte {
 	if s.Config.DKIM {
 		w.signatures(r.dkim)
 	}
+	if r.chain != nil && r.arc.Result != arc.None {
+		w.arc(r)
+	}
 	for i := range r.dmarc {
 		w.dmarc(&r.dmarc[i])
 	}
@@ -153,6 +157,18 @@ func (w *writer) signatures(list []dkimResult) {
 	}
 }
 
+// arc writes the chain's result (RFC 8617 section 10.2).
+func (w *writer) arc(r *results) {
+	w.method("arc", r.arc.Result)
+	w.reason(r.arc.Why)
+	if r.arc.Result != arc.Pass {
+		return
+	}
+	last := r.chain.Sets[len(r.chain.Sets)-1].Seal
+	w.comment("i=" + strconv.Itoa(len(r.chain.Sets)) + " by " + last.Domain)
+	w.property("header.oldest-pass", strconv.Itoa(r.arc.Oldest))
+}
+
 func (w *writer) dmarc(d *dmarcResult) {
 	w.method("dmarc", d.result)
 	w.reason(d.why)
@@ -175,6 +191,9 @@ func summary(m *pipeline.Message, r *results) string {
 		words = append(words, "spf="+r.spf.result)
 	}
 	words = append(words, "dkim="+dkimSummary(r.dkim))
+	if r.chain != nil && r.arc.Result != arc.None {
+		words = append(words, "arc="+r.arc.Result)
+	}
 	if d := strictest(r.dmarc); d != nil {
 		words = append(words, "dmarc="+d.result)
 	}
