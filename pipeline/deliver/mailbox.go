@@ -1,11 +1,3 @@
-// Package deliver is the last stage: it takes a message over the hop that route
-// chose. Here is the local half, the atomic move from the queue into a mailbox:
-// the queue's entry goes and the mailbox's entry appears in one batch, so it
-// happens exactly once, and no client is told of it before it is durable (RULES
-// B1). It needs no sync of its own.
-//
-// What can fail: the store (the queue tries again), and the account, which may
-// have gone after the 250 (outcome Gone: postmaster's quarantine, RULES A7).
 package deliver
 
 import (

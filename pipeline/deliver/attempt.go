@@ -1,0 +1,306 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/deliver/mx"
+	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy"
+	"github.com/sluicemail/sluice/pipeline/deliver/wire"
+)
+
+// attempt is one parcel's way over its servers. It belongs to one goroutine.
+type attempt struct {
+	r       *Remote
+	p       *pipeline.Parcel
+	config  Config
+	plan    plan
+	start   time.Time
+	content wire.Content
+
+	sender     string           // as it is sent
+	recipients []wire.Recipient // as they are sent, each under its index in p
+	utf8       bool             // sender or header need SMTPUTF8
+	outcomes   []pipeline.Outcome
+	open       []int // indexes of recipients without an outcome
+
+	session  *session // that had the last word, to be given back
+	best     *trouble // the most telling of all
+	hopes    int      // troubles that may be over later
+	answered bool     // somebody has an answer, or nobody can know
+	fine     bool     // a message was taken
+	slow     string   // why we should send less
+	ours     error    // what is wrong on our side
+}
+
+func (a *attempt) left() int { return len(a.open) }
+
+// travel goes from server to server until everybody has an answer, or there are no more. Addresses that failed a moment ago come at the end.
+func (a *attempt) travel(ctx context.Context) {
+	var err error
+	if a.plan, err = a.r.plan(ctx, a.p.Domain, a.p.Via, uint16(a.config.Port)); err != nil {
+		a.nowhere(err)
+		return
+	}
+	var domain *tlspolicy.Domain
+	if !a.local() {
+		if domain, err = a.policies(ctx); err != nil {
+			a.note(a.policyTrouble(nil, err))
+			return
+		}
+	}
+	rules := a.config.rules(a.r.Own)
+	rules.Trusted = a.plan.fixed
+	a.knownFirst()
+	skipped := false
+	for round := range 2 {
+		for i := range a.plan.targets {
+			if a.left() == 0 || a.ours != nil || ctx.Err() != nil {
+				return
+			}
+			if a.visit(ctx, &a.plan.targets[i], domain, rules, round == 1) {
+				skipped = true
+			}
+		}
+		if !skipped {
+			return
+		}
+	}
+}
+
+// local reports whether all servers are sockets in the file system, for which there is no TLS.
+func (a *attempt) local() bool {
+	for i := range a.plan.targets {
+		if a.plan.targets[i].unix == "" {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *attempt) policies(ctx context.Context) (*tlspolicy.Domain, error) {
+	level := a.config.TLS
+	if a.plan.fixed {
+		level = a.plan.transport.TLS
+	}
+	return a.r.Policies.Domain(ctx, tlspolicy.Asked{
+		Domain: a.p.Domain, Exchangers: a.plan.exchangers, Level: level, RequireTLS: a.p.Params.TLS, Fixed: a.plan.fixed,
+		DANE: a.config.DANE, MTASTS: a.config.MTASTS,
+	})
+}
+
+// knownFirst puts a server to which a connection waits in front of others of the same preference (RFC 5321 section 5.1 leaves the order among
+// those to us).
+func (a *attempt) knownFirst() {
+	targets := a.plan.targets
+	if a.plan.fixed || len(targets) < 2 {
+		return
+	}
+	for i := range targets {
+		if targets[i].host.Preference != targets[0].host.Preference {
+			return
+		}
+		if a.r.pool.has(targets[i].host.Name) {
+			targets[0], targets[i] = targets[i], targets[0]
+			return
+		}
+	}
+}
+
+// visit tries one server at its addresses: those that are not known to be dead, or with dead those that are. It reports
+// whether there are some that it left out.
+func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain, rules mx.Rules, dead bool) (skipped bool) {
+	if t.unix != "" {
+		if !dead {
+			a.call(ctx, a.dialer(t, nil, rules, netip.AddrPort{}))
+		}
+		return false
+	}
+	addrs, secure, err := a.r.Finder.Addresses(ctx, t.host, rules)
+	if err != nil {
+		a.note(a.unknown(t, err))
+		return false
+	}
+	host := t.host
+	host.Secure = host.Secure && secure
+	policy, err := domain.Host(ctx, host)
+	if err != nil {
+		a.note(a.policyTrouble(t, err))
+		return false
+	}
+	now := a.r.Now()
+	for _, addr := range mixed(addrs, maxAddrs) {
+		if a.left() == 0 || a.ours != nil || ctx.Err() != nil {
+			return skipped
+		}
+		at := netip.AddrPortFrom(addr, t.host.Port)
+		if a.r.dead.has(at, now) != dead {
+			skipped = skipped || !dead
+			continue
+		}
+		if a.call(ctx, a.dialer(t, policy, rules, at)) {
+			return skipped
+		}
+	}
+	return skipped
+}
+
+// mixed takes the first n addresses, of both families in turn where there are both: one that leads nowhere does not use up the attempt.
+func mixed(addrs []netip.Addr, n int) []netip.Addr {
+	if len(addrs) <= 1 {
+		return addrs
+	}
+	first := addrs[0].Is4()
+	var families [2][]netip.Addr
+	for _, addr := range addrs {
+		i := 0
+		if addr.Is4() != first {
+			i = 1
+		}
+		families[i] = append(families[i], addr)
+	}
+	if len(families[1]) == 0 {
+		return addrs[:min(n, len(addrs))]
+	}
+	out := make([]netip.Addr, 0, n)
+	for i := 0; len(out) < n && (i < len(families[0]) || i < len(families[1])); i++ {
+		for _, f := range families {
+			if i < len(f) && len(out) < n {
+				out = append(out, f[i])
+			}
+		}
+	}
+	return out
+}
+
+// call makes the transactions with one address. A connection that was kept and has died meanwhile is replaced. It reports whether
+// the server said something about the message or to it, so that its other addresses need not be asked.
+func (a *attempt) call(ctx context.Context, d dialer) (heard bool) {
+	for {
+		s, t := d.session(ctx)
+		if t != nil {
+			a.note(t)
+			return t.reply.Code != 0
+		}
+		a.giveBack() // of a server before
+		release := s.conn.Bind(ctx)
+		verdict, t := a.transact(s, &d)
+		release()
+		switch verdict {
+		case stale:
+			s.conn.Close()
+			continue
+		case spent:
+			a.r.pool.put(s)
+			continue
+		case moveOn:
+			a.session = s
+			a.note(t)
+			return t.reply.Code != 0 && t.reply.Code != 421
+		}
+		a.session = s
+		return true
+	}
+}
+
+// giveBack returns the connection to the pool. It is what done is.
+func (a *attempt) giveBack() {
+	if s := a.session; s != nil {
+		a.session = nil
+		a.r.pool.put(s)
+	}
+}
+
+// note remembers a trouble. One with a reply says more than one without, and the first of equals stays.
+func (a *attempt) note(t *trouble) {
+	if t == nil {
+		return
+	}
+	if !t.never {
+		a.hopes++
+	}
+	if t.pace == pipeline.PaceSlow {
+		a.slow = t.line()
+	}
+	switch {
+	case a.best == nil, a.best.reply.Code == 0 && t.reply.Code != 0, a.best.never && !t.never && a.best.reply.Code == 0:
+		a.best = t
+	}
+}
+
+// unknown is a server whose addresses are not to be had.
+func (a *attempt) unknown(t *target, err error) *trouble {
+	tr := &trouble{remote: t.String(), text: clean(err.Error()), status: "4.4.3", pace: pipeline.PaceWait}
+	if !mx.Temporary(err) {
+		tr.never, tr.status = true, statusOfDNS(err)
+	}
+	return tr
+}
+
+// policyTrouble is a server, or with nil a domain, that TLS policy does not let us send to now.
+func (a *attempt) policyTrouble(t *target, err error) *trouble {
+	tr := &trouble{text: clean(err.Error()), status: "4.7.5", pace: pipeline.PaceWait}
+	if t != nil {
+		tr.name, tr.remote = t.String(), t.String()
+	}
+	var policy *tlspolicy.Error
+	if errors.As(err, &policy) {
+		tr.never = policy.Permanent
+		if policy.Status != "" {
+			tr.status = policy.Status
+		}
+	}
+	return tr
+}
+
+// nowhere is a domain whose servers are not known, or that has none.
+func (a *attempt) nowhere(err error) {
+	tr := &trouble{text: clean(err.Error()), status: "4.4.3", pace: pipeline.PaceWait}
+	if definite(err) {
+		tr.never, tr.pace, tr.status = true, pipeline.PaceNever, statusOfDNS(err)
+	}
+	a.note(tr)
+}
+
+// result gives everybody who has no answer the most telling trouble, and adds up what is to be said about the next hop.
+func (a *attempt) result() pipeline.Sent {
+	why := ""
+	if t := a.best; t != nil {
+		why = t.line()
+	}
+	for _, i := range a.open {
+		a.outcomes[i] = a.unanswered()
+	}
+	s := pipeline.Sent{Outcomes: a.outcomes, Pace: pipeline.PaceSame}
+	switch {
+	case a.slow != "":
+		s.Pace, s.Why = pipeline.PaceSlow, a.slow
+	case a.fine:
+		s.Pace = pipeline.PaceFine
+	case a.answered || a.best == nil || a.best.pace == pipeline.PaceSame:
+	case a.best.pace == pipeline.PaceNever && a.hopes == 0:
+		s.Pace, s.Why = pipeline.PaceNever, why
+	default:
+		s.Pace, s.Why = pipeline.PaceWait, why
+	}
+	return s
+}
+
+// unanswered is the outcome of a recipient about whom nobody said anything: failed if no server can ever do better.
+func (a *attempt) unanswered() pipeline.Outcome {
+	t := a.best
+	if t == nil {
+		t = &trouble{text: "there was no time for it", status: "4.4.7"}
+	}
+	o := pipeline.Outcome{
+		Kind: pipeline.Delayed, Text: t.line(), Start: a.start, Remote: t.remote, Reply: t.reply.String(), Status: t.status, TLS: t.tls,
+	}
+	if t.never && a.hopes == 0 {
+		o.Kind = pipeline.Failed
+	}
+	o.Status = ofKind(o.Status, o.Kind)
+	return o
+}

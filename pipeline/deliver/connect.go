@@ -1,0 +1,382 @@
+package deliver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/deliver/mx"
+	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy"
+	"github.com/sluicemail/sluice/pipeline/deliver/wire"
+)
+
+// trouble is why a server, or one address of it, took nothing from us: the next one may be tried. It is no answer about a message.
+type trouble struct {
+	name   string // of the server
+	remote string // its plain name
+	text   string // what happened, clean
+	reply  wire.Reply
+	status string // enhanced status code
+	tls    string
+	never  bool // it takes no mail at all, or not this message ever
+	pace   pipeline.Pace
+}
+
+// line is what stands in the trace.
+func (t *trouble) line() string {
+	if t.name == "" {
+		return t.text
+	}
+	return t.name + ": " + t.text
+}
+
+// dialer opens connections to one server for an attempt.
+type dialer struct {
+	r      *Remote
+	a      *attempt
+	target *target
+	policy *tlspolicy.Policy // nil: no TLS (a socket in the file system)
+	rules  mx.Rules
+	key    sessionKey
+	name   string
+	old    bool // HELO in place of EHLO
+	plain  bool // no TLS, because it failed
+	note   string
+}
+
+// dialer prepares for one address of a server; addr is invalid for a socket in the file system.
+func (a *attempt) dialer(t *target, policy *tlspolicy.Policy, rules mx.Rules, addr netip.AddrPort) dialer {
+	tr := &a.plan.transport
+	d := dialer{r: a.r, a: a, target: t, policy: policy, rules: rules, name: t.String()}
+	d.key = sessionKey{host: t.host.Name, addr: addr, unix: t.unix, lmtp: tr.LMTP, username: tr.Username, password: tr.Password}
+	if policy != nil {
+		d.key.clear, d.key.implicit = !policy.Wanted(), policy.Implicit
+	}
+	if addr.IsValid() {
+		d.key.source = a.config.source(addr.Addr())
+		d.name = describe(t.host.Name, addr)
+	}
+	return d
+}
+
+// describe returns "mx.example.net [192.0.2.1]", with the port where it is not 25.
+func describe(host string, addr netip.AddrPort) string {
+	b := make([]byte, 0, len(host)+48)
+	b = append(append(b, host...), " ["...)
+	b = append(addr.Addr().AppendTo(b), ']')
+	if addr.Port() != 25 {
+		b = strconv.AppendUint(append(b, ':'), uint64(addr.Port()), 10)
+	}
+	return string(b)
+}
+
+// session returns a connection that waits, or a new one.
+func (d *dialer) session(ctx context.Context) (*session, *trouble) {
+	for {
+		s := d.r.pool.get(&d.key)
+		if s == nil {
+			return d.open(ctx)
+		}
+		if d.fit(s) {
+			return s, nil
+		}
+		d.r.pool.end(s)
+	}
+}
+
+// fit reports whether a connection that was made for another message will do for this one.
+func (d *dialer) fit(s *session) bool {
+	if d.policy == nil {
+		return true
+	}
+	if d.policy.RequireTLS && !s.conn.Extensions.RequireTLS {
+		return false
+	}
+	return d.policy.Check(s.state) == nil
+}
+
+// open makes a connection and takes it through the greeting, EHLO, TLS and login.
+func (d *dialer) open(ctx context.Context) (*session, *trouble) {
+	for {
+		s, again, t := d.try(ctx)
+		if !again {
+			return s, t
+		}
+	}
+}
+
+// try makes one connection. again says that another one, as d has it now, may do better: without TLS, or with HELO.
+func (d *dialer) try(ctx context.Context) (s *session, again bool, t *trouble) {
+	raw, t := d.dial(ctx)
+	if t != nil {
+		return nil, false, t
+	}
+	conn := raw
+	if d.policy != nil && d.policy.Implicit {
+		secure, t := d.implicit(ctx, raw)
+		if t != nil {
+			raw.Close()
+			return nil, false, t
+		}
+		conn = secure
+	}
+	s = &session{key: d.key, raw: raw, name: d.name, note: d.note, most: d.a.config.MaxMessages, keep: d.a.config.Keep.Std()}
+	s.conn = wire.New(conn, wire.Options{Hostname: d.r.Hostname, LMTP: d.key.lmtp, Times: d.r.Times})
+	release := s.conn.Bind(ctx)
+	defer release()
+	again, t = d.setUp(ctx, s)
+	if again || t != nil {
+		s.conn.Close()
+		return nil, again, t
+	}
+	if n := s.conn.Extensions.MailMax; n > 0 {
+		s.most = min(s.most, n)
+	}
+	return s, false, nil
+}
+
+// dial connects.
+func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
+	var conn net.Conn
+	var err error
+	if d.key.unix != "" {
+		dial := net.Dialer{Timeout: d.a.config.ConnectTimeout.Std()}
+		conn, err = dial.DialContext(ctx, "unix", d.key.unix)
+	} else {
+		conn, err = mx.Dial(ctx, d.key.addr, mx.DialOptions{
+			Rules: d.rules, Source: d.key.source, Timeout: d.a.config.ConnectTimeout.Std(),
+		})
+	}
+	if err == nil {
+		if d.key.addr.IsValid() {
+			d.r.dead.remove(d.key.addr)
+		}
+		return conn, nil
+	}
+	t := d.lost("connect", err, "4.4.1")
+	if errors.Is(err, mx.ErrForbidden) {
+		t.text, t.status, t.never = clean(err.Error()), "5.4.4", true
+		if errors.Is(err, mx.ErrSelf) {
+			t.status = "5.4.6"
+		}
+	} else if d.key.addr.IsValid() && ctx.Err() == nil {
+		d.r.dead.add(d.key.addr, d.r.Now())
+	}
+	return nil, t
+}
+
+// setUp goes from the greeting to where MAIL may be said.
+func (d *dialer) setUp(ctx context.Context, s *session) (again bool, t *trouble) {
+	reply, err := s.conn.Greet()
+	if err != nil {
+		return false, d.lost("waiting for the greeting", err, "4.4.2")
+	}
+	if !reply.OK() {
+		return false, d.refused("greeting", reply)
+	}
+	if again, t := d.hello(s); again || t != nil {
+		return again, t
+	}
+	if again, t := d.secure(ctx, s); again || t != nil {
+		return again, t
+	}
+	if d.policy != nil && d.policy.RequireTLS && !s.conn.Extensions.RequireTLS {
+		t := d.trouble("does not offer REQUIRETLS, which the sender asked for", "5.7.30") // RFC 8689 section 4.2.1
+		t.never, t.pace = true, pipeline.PaceSame
+		return false, t
+	}
+	return false, d.login(s)
+}
+
+// hello says EHLO, or HELO where EHLO made a server close the connection.
+func (d *dialer) hello(s *session) (again bool, t *trouble) {
+	say := s.conn.Hello
+	if d.old {
+		say = s.conn.HelloOld
+	}
+	reply, err := say()
+	switch {
+	case err == nil && reply.OK():
+		return false, nil
+	case err == nil:
+		return false, d.refused("EHLO", reply)
+	}
+	closed := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+	if closed && !d.old && !d.key.lmtp && d.mayBePlain() && s.conn.TLS() == nil {
+		d.old = true
+		return true, nil
+	}
+	return false, d.lost("saying EHLO", err, "4.4.2")
+}
+
+// mayBePlain reports whether the message may go without TLS.
+func (d *dialer) mayBePlain() bool { return d.policy == nil || d.policy.Plain() }
+
+// secure starts TLS where the policy wants it.
+func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble) {
+	p := d.policy
+	if p == nil || d.plain || !p.Wanted() {
+		return false, nil
+	}
+	if p.Implicit {
+		d.secured(s)
+		return false, nil
+	}
+	if !s.conn.Extensions.StartTLS {
+		d.learn(s, tlspolicy.Result{})
+		if !p.Plain() {
+			return false, d.unsafe("TLS is demanded ("+p.Source+") and not offered", nil)
+		}
+		return false, nil
+	}
+	reply, err := s.conn.StartTLS(ctx, p.Config(d.target.host.Name))
+	switch {
+	case err == nil && reply.Code == 220:
+	case err == nil:
+		d.learn(s, tlspolicy.Result{Offered: true, Err: errors.New("STARTTLS: " + reply.String())})
+		if !p.Plain() {
+			return false, d.unsafe("TLS is demanded ("+p.Source+") and refused: "+reply.String(), nil)
+		}
+		d.clear("STARTTLS was refused: " + reply.String())
+		s.note = d.note
+		return false, nil
+	case ctx.Err() != nil:
+		return false, d.lost("starting TLS", err, "4.4.2")
+	default:
+		d.learn(s, tlspolicy.Result{Offered: true, Err: err})
+		if !p.Plain() {
+			return false, d.unsafe(clean(err.Error()), err)
+		}
+		d.plain = true
+		d.clear(clean(err.Error()))
+		return true, nil
+	}
+	d.secured(s)
+	if reply, err = s.conn.Hello(); err != nil { // RFC 3207 section 4.2
+		return false, d.lost("saying EHLO over TLS", err, "4.4.2")
+	}
+	if !reply.OK() {
+		return false, d.refused("EHLO over TLS", reply)
+	}
+	return false, nil
+}
+
+// implicit makes the handshake before anything is said (RFC 8314 section 3).
+func (d *dialer) implicit(ctx context.Context, raw net.Conn) (net.Conn, *trouble) {
+	ctx, cancel := context.WithTimeout(ctx, d.a.config.ConnectTimeout.Std())
+	defer cancel()
+	conn := tls.Client(raw, d.policy.Config(d.target.host.Name))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		err = &wire.HandshakeError{Err: err}
+		d.learn(nil, tlspolicy.Result{Offered: true, Err: err})
+		return nil, d.unsafe(clean(err.Error()), err)
+	}
+	return conn, nil
+}
+
+// secured writes down what TLS came to.
+func (d *dialer) secured(s *session) {
+	s.state = s.conn.TLS()
+	s.tls = d.policy.Verified(*s.state)
+	d.learn(s, tlspolicy.Result{Offered: true, TLS: s.state})
+}
+
+// learn tells the policies how TLS went.
+func (d *dialer) learn(s *session, result tlspolicy.Result) {
+	result.Remote = d.key.addr.Addr()
+	if s != nil {
+		result.Helo = s.conn.Name
+		if local, ok := s.raw.LocalAddr().(*net.TCPAddr); ok {
+			result.Local = local.AddrPort().Addr().Unmap()
+		}
+	}
+	d.r.Policies.Learn(d.policy, result)
+}
+
+// clear notes that the message goes without TLS although the server offers it: never in silence.
+func (d *dialer) clear(why string) {
+	d.note = "without TLS: " + why
+	d.r.Logger.Warn("no TLS", "id", d.a.p.ID, "stage", pipeline.StageDeliver, "action", "clear", "remote", d.name, "why", why)
+}
+
+// login logs in where the transport has credentials.
+func (d *dialer) login(s *session) *trouble {
+	if d.key.username == "" {
+		return nil
+	}
+	if s.conn.TLS() == nil && d.key.unix == "" && !(d.a.plan.fixed && d.a.plan.transport.TLS == "none") {
+		return d.unsafe("there is no TLS, and a password does not go without", nil)
+	}
+	err := s.conn.Login(d.key.username, d.key.password)
+	if err == nil {
+		return nil
+	}
+	var refused *wire.LoginError
+	if errors.As(err, &refused) {
+		// What the administrator can put right is no reason to return mail.
+		t := d.refused("login", refused.Reply)
+		t.never, t.pace, t.status = false, pipeline.PaceWait, "4.7.0"
+		return t
+	}
+	if errors.Is(err, wire.ErrNoMechanism) {
+		return d.unsafe(err.Error(), nil)
+	}
+	return d.lost("logging in", err, "4.4.2")
+}
+
+func (d *dialer) trouble(text, status string) *trouble {
+	return &trouble{name: d.name, remote: d.target.String(), text: text, status: status, pace: pipeline.PaceWait}
+}
+
+// lost is a connection that was not made, or ended.
+func (d *dialer) lost(doing string, err error, status string) *trouble {
+	return d.trouble(doing+": "+cause(err), status)
+}
+
+// unsafe is a connection that is not protected as the policy wants: later it may be.
+func (d *dialer) unsafe(text string, err error) *trouble {
+	t := d.trouble(text, "4.7.5")
+	var policy *tlspolicy.Error
+	if errors.As(err, &policy) && policy.Status != "" {
+		t.status = policy.Status
+	}
+	return t
+}
+
+// refused is a server that turns the connection away.
+func (d *dialer) refused(at string, reply wire.Reply) *trouble {
+	t := d.trouble(at+": "+reply.String(), statusOf(reply, atHello))
+	t.reply = reply
+	t.never = reply.Permanent() // 554: RFC 5321 section 3.1; 521: RFC 7504
+	if reply.Temporary() {
+		t.pace = pipeline.PaceSlow // 421 as a greeting: too many connections, in most cases
+	}
+	if t.never {
+		t.pace = pipeline.PaceNever
+	}
+	return t
+}
+
+// cause returns why a connection failed, without the addresses that stand elsewhere.
+func cause(err error) string {
+	var op *net.OpError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "it took too long"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
+	case errors.Is(err, context.Canceled):
+		return "given up"
+	case errors.As(err, &op):
+		return clean(fmt.Sprint(op.Err))
+	}
+	return clean(err.Error())
+}
