@@ -64,7 +64,7 @@ func (e *HostEnd) Send(f *HostFrame) error {
 	start := len(e.out)
 	e.out = append(e.out, make([]byte, lengthSize)...)
 	var err error
-	if e.out, err = (proto.MarshalOptions{}).MarshalAppend(e.out, f); err != nil {
+	if e.out, err = appendHostFrame(e.out, f); err != nil {
 		return err
 	}
 	binary.BigEndian.PutUint32(e.out[start:], uint32(len(e.out)-start-lengthSize))
@@ -76,6 +76,27 @@ func (e *HostEnd) Send(f *HostFrame) error {
 		return e.Flush()
 	}
 	return nil
+}
+
+// appendHostFrame writes a frame as package proto does, by the short cuts if it can.
+func appendHostFrame(b []byte, f *HostFrame) ([]byte, error) {
+	if len(f.unknownFields) == 0 {
+		switch x := f.Frame.(type) {
+		case *HostFrame_Ask:
+			if b, ok := appendAsk(b, x.Ask); ok {
+				return b, nil
+			}
+		case *HostFrame_Chunk:
+			if x.Chunk != nil && len(x.Chunk.unknownFields) == 0 {
+				return append(appendPieceHead(b, tagChunk, x.Chunk.Id, len(x.Chunk.Data)), x.Chunk.Data...), nil
+			}
+		case *HostFrame_End:
+			if x.End != nil && len(x.End.unknownFields) == 0 {
+				return appendPieceHead(b, tagEnd, x.End.Id, 0), nil
+			}
+		}
+	}
+	return proto.MarshalOptions{}.MarshalAppend(b, f)
 }
 
 // sendPiece sends a Chunk without a copy of its octets.
@@ -168,9 +189,9 @@ func (e *PluginEnd) Recv() (*HostFrame, error) {
 	f := new(HostFrame)
 	if len(b) > 0 && b[0] == tagChunk {
 		e.buf = nil
-		if unmarshalPiece(b, f, false) {
-			return f, nil
-		}
+	}
+	if unmarshalPiece(b, f, false) || parseAsk(b, f) {
+		return f, nil
 	}
 	return f, proto.Unmarshal(b, f)
 }
