@@ -22,6 +22,7 @@ type answer struct {
 	name       string // where the CNAMEs led to
 	secure     bool   // as in Answer
 	nothing    bool   // no name at all: NXDOMAIN
+	unusable   bool   // there are records, and all of them were dropped
 	err        *net.DNSError
 	ttl        time.Duration // 0: not to be remembered
 }
@@ -67,9 +68,12 @@ func (r *Resolver) read(m *dns.Msg, k key) (a *answer, next string, ttl time.Dur
 			octets += n
 			count++
 			ttl = min(ttl, lifetime(h.Ttl))
+		} else {
+			a.unusable = true
 		}
 	}
 	if count > 0 {
+		a.unusable = false
 		slices.SortStableFunc(a.exchangers, func(x, y *net.MX) int { return cmp.Compare(x.Pref, y.Pref) })
 		a.ttl = ttl
 		return a, "", ttl
@@ -80,7 +84,10 @@ func (r *Resolver) read(m *dns.Msg, k key) (a *answer, next string, ttl time.Dur
 		}
 	}
 	why := "no such record"
-	if m.Rcode == dns.RcodeNameError {
+	switch {
+	case a.unusable:
+		why = "no usable record"
+	case m.Rcode == dns.RcodeNameError:
 		why = "no such host"
 		a.nothing = true
 	}

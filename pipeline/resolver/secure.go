@@ -22,10 +22,13 @@ type Answer[T any] struct {
 
 	// NoName says that Name does not exist at all (NXDOMAIN), and not only that it has no such record.
 	NoName bool
+
+	// Unusable says that there are such records, and that all of them are rubbish.
+	Unusable bool
 }
 
 func answered[T any](a *answer, records []T) Answer[T] {
-	return Answer[T]{Records: records, Secure: a.secure, Name: a.name, NoName: a.nothing}
+	return Answer[T]{Records: records, Secure: a.secure, Name: a.name, NoName: a.nothing, Unusable: a.unusable}
 }
 
 // TLSA is one record of RFC 6698 section 2.1.

@@ -130,6 +130,8 @@ func (f *Finder) Find(ctx context.Context, domain string) (Exchangers, error) {
 	switch {
 	case err != nil && !notFound(err):
 		return Exchangers{}, fmt.Errorf("find the mail servers of %s: %w", domain, err)
+	case err != nil && answer.Unusable: // RFC 5321 section 5.1: with MX records, the domain's own address does not count
+		return Exchangers{}, fmt.Errorf("find the mail servers of %s: %w", domain, ErrBadMX)
 	case err != nil && answer.NoName:
 		return Exchangers{}, fmt.Errorf("find the mail servers of %s: %w", domain, ErrNoDomain)
 	case err != nil:
