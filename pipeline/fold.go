@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"strings"
+
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 )
@@ -17,13 +19,13 @@ const (
 
 // mixedFor returns the policy in force for a message of this origin.
 func mixedFor(configured Mixed, origin sdk.Origin) Mixed {
-	known := origin == sdk.Login || origin == sdk.Trusted
+	ours := origin == sdk.Login || origin == sdk.Trusted
 	switch {
-	case configured == MixedBounce && !known:
+	case configured == MixedBounce && !ours:
 		return MixedQuarantine
 	case configured != "":
 		return configured
-	case known:
+	case ours:
 		return MixedBounce
 	}
 	return MixedQuarantine
@@ -129,7 +131,8 @@ func orElse(r, otherwise Reply) Reply {
 }
 
 // land turns each recipient's opinion into hops: what the queue shall do. Of
-// several copies for one mailbox one is kept, INBOX over Junk (RULES A7).
+// several copies for one mailbox one is kept, INBOX over Junk (RULES A7), and of
+// several to one address at another server the first.
 func land(m *Message, mixed Mixed) {
 	for _, r := range m.Recipients {
 		r.leave()
@@ -141,7 +144,7 @@ func land(m *Message, mixed Mixed) {
 			r.Hops = []Hop{{Kind: HopDiscard, Why: o.Why}}
 		case sdk.Junk:
 			for i := range r.Hops {
-				r.Hops[i].Junk = r.Hops[i].Kind == HopMailbox
+				r.Hops[i].junk(m.Origin, o.Why)
 			}
 		case sdk.Reject:
 			r.Hops = nil
@@ -158,6 +161,23 @@ func land(m *Message, mixed Mixed) {
 		}
 	}
 	oneCopyEach(m)
+}
+
+// junk makes a hop one for junk. Into a mailbox it goes as such; to another server it does not go at all unless we know who
+// sent it, because that server would hold us to account for it: it waits in quarantine, which knows where it was going (RULES A7).
+func (h *Hop) junk(origin sdk.Origin, why string) {
+	switch {
+	case h.Kind == HopMailbox:
+		h.Junk = true
+	case h.Kind == HopRemote && !known(origin):
+		h.Kind = HopQuarantine
+		h.Why = clip("junk does not leave for " + h.Address + ": " + why)
+	}
+}
+
+// known reports whether the sender of a message is one of ours, or ourselves.
+func known(origin sdk.Origin) bool {
+	return origin == sdk.Login || origin == sdk.Trusted || origin == sdk.Generated
 }
 
 // leave makes nothing of what was thought about a recipient whom a plugin removed, and of
@@ -178,9 +198,20 @@ func oneCopyEach(m *Message) {
 	}
 	type place struct{ recipient, hop int }
 	have := make(map[storage.AccountID]place)
+	var left map[string]bool
 	for i, r := range m.Recipients {
 		kept := r.Hops[:0:0]
 		for _, h := range r.Hops {
+			if h.Kind == HopRemote {
+				to := h.Via + " " + strings.ToLower(h.Address)
+				if left[to] {
+					continue
+				}
+				if left == nil {
+					left = make(map[string]bool)
+				}
+				left[to] = true
+			}
 			if h.Kind != HopMailbox {
 				kept = append(kept, h)
 				continue

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,6 +177,50 @@ func TestReplyClean(t *testing.T) {
 	for _, c := range got {
 		if c < ' ' || c > '~' {
 			t.Fatalf("%q is on the wire", c)
+		}
+	}
+}
+
+// TestLandAway: what leaves. Junk of people whom we do not know stays, and one address gets one copy (RULES A7).
+func TestLandAway(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		origin sdk.Origin
+		action sdk.Action
+		want   string
+	}{
+		{"accepted", sdk.Stranger, sdk.Accept, "mailbox,remote X@there.test,remote y@there.test via lmtp:///run/lmtp;remote Y@there.test"},
+		{"junk", sdk.Stranger, sdk.Junk, "mailbox junk,quarantine X@there.test,quarantine y@there.test via lmtp:///run/lmtp;quarantine x@there.test,quarantine Y@there.test"},
+		{"junk by LMTP", sdk.LMTP, sdk.Junk, "mailbox junk,quarantine X@there.test,quarantine y@there.test via lmtp:///run/lmtp;quarantine x@there.test,quarantine Y@there.test"},
+		{"junk of our user", sdk.Login, sdk.Junk, "mailbox junk,remote X@there.test,remote y@there.test via lmtp:///run/lmtp;remote Y@there.test"},
+		{"quarantine", sdk.Stranger, sdk.Quarantine, "quarantine;quarantine"},
+		{"discard", sdk.Stranger, sdk.Discard, "discard;discard"},
+	} {
+		m := message(c.origin, c.action, c.action)
+		m.Recipients[0].Hops = append(m.Recipients[0].Hops, Hop{Kind: HopRemote, Address: "X@there.test", Sender: "srs@here.test"},
+			Hop{Kind: HopRemote, Address: "y@there.test", Via: "lmtp:///run/lmtp"})
+		m.Recipients[1].Hops = []Hop{{Kind: HopRemote, Address: "x@there.test"}, {Kind: HopRemote, Address: "Y@there.test"}}
+		land(m, MixedQuarantine)
+		var each []string
+		for _, r := range m.Recipients {
+			var hops []string
+			for _, h := range r.Hops {
+				text := strings.TrimSpace(h.Kind.String() + " " + h.Address)
+				if h.Junk {
+					text += " junk"
+				}
+				if h.Via != "" {
+					text += " via " + h.Via
+				}
+				if h.Kind == HopQuarantine && h.Address != "" && !strings.Contains(h.Why, h.Address) {
+					t.Errorf("%s: no word about %s in %q", c.name, h.Address, h.Why)
+				}
+				hops = append(hops, text)
+			}
+			each = append(each, strings.Join(hops, ","))
+		}
+		if got := strings.Join(each, ";"); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (everybody) Target(_ context.Context, _ *Message, r *Recipient) Reply {
 	case "nobody":
 		return ReplyNoMailbox
 	case "remote":
-		return ReplyNoRemote
+		return ReplyNoRelay
 	case "full":
 		return ReplyMailboxFull
 	case "later":

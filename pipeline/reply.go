@@ -20,11 +20,12 @@ var (
 	ReplyNotNow       = Reply{451, "4.7.1", "Not accepted now, please try again later"}
 	ReplyRefused      = Reply{550, "5.7.1", "Refused by the policy of this server"}
 	ReplyNoRelay      = Reply{550, "5.7.1", "This server does not relay mail for strangers"}
-	ReplyNoRemote     = Reply{550, "5.3.2", "This server cannot send mail to other servers yet"}
+	ReplyNoLiteral    = Reply{550, "5.1.2", "Mail for an address literal does not leave this server"}
 	ReplyNoMailbox    = Reply{550, "5.1.1", "There is no mailbox of this name here"}
 	ReplyBadAddress   = Reply{553, "5.1.3", "This is not a valid address"}
 	ReplyMailboxFull  = Reply{452, "4.2.2", "The mailbox is full"}
 	ReplyAliasLoop    = Reply{550, "5.4.6", "This address leads back to itself"}
+	ReplyForwardLoop  = Reply{554, "5.4.6", "The message was forwarded from this address before, it runs in a circle"}
 	ReplyDiskFull     = Reply{452, "4.3.1", "Not enough free space here, please try again later"}
 	ReplyTooManyParts = Reply{550, "5.6.0", "The message could not be processed"}
 )

@@ -19,19 +19,25 @@ func DefaultConfig() Config { return Config{} }
 // Validate has nothing to report: the names are checked where plugins are known.
 func (c *Config) Validate() error { return nil }
 
-// Domain is [domain."NAME"]: mail for it is delivered here.
+// Domain is [domain."NAME"]: mail for it is delivered here, or taken in for another server.
 type Domain struct {
-	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes"`
+	Accept     string                 `toml:"accept" oneof:"local relay" doc:"local (delivered here) or relay (a backup MX or a gateway: what has no account or alias here is passed on, by [relay] or by MX, whoever it comes from)"`
+	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes; those at other servers are forwarded"`
 	CatchAll   AddressList            `toml:"catch_all" doc:"address, or list of addresses, for local parts that nobody has; empty: they are refused"`
 	Subaddress string                 `toml:"subaddress" doc:"what divides the mailbox from a detail after it (RFC 5233): user+detail; empty: off"`
 	SendAs     map[string]AddressList `toml:"send_as" doc:"account address = further addresses that it may send from"`
 }
 
-// DefaultDomain returns the defaults of a domain's table.
-func DefaultDomain() Domain { return Domain{Subaddress: "+"} }
+// The values of Domain.Accept.
+const (
+	AcceptLocal = "local" // and ""
+	AcceptRelay = "relay"
+)
 
-// Validate reports what is wrong with a domain's table by itself; loops and
-// targets that do not exist are found by Table.Check.
+// DefaultDomain returns the defaults of a domain's table.
+func DefaultDomain() Domain { return Domain{Accept: AcceptLocal, Subaddress: "+"} }
+
+// Validate reports what is wrong with a domain's table by itself; loops are found by Table.Check.
 func (d *Domain) Validate() error {
 	var problems []error
 	bad := func(key, format string, args ...any) {
@@ -47,6 +53,9 @@ func (d *Domain) Validate() error {
 		}
 	}
 	checkTargets("catch_all", d.CatchAll, bad)
+	if d.Accept == AcceptRelay && len(d.CatchAll) > 0 {
+		bad("catch_all", "and accept = \"relay\" both say where the rest of the mail goes, expected one of them")
+	}
 	for account, list := range d.SendAs {
 		checkTargets("send_as."+account, list, bad)
 	}

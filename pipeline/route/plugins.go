@@ -9,26 +9,46 @@ import (
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
-	"github.com/sluicemail/sluice/storage/account"
 )
 
 // maxRoute is how many addresses a route may have (sdk.Route).
 const maxRoute = 100
 
+// stated reports whether a verdict has a route.
+func stated(r *sdk.Route) bool { return r != nil && (len(r.To) > 0 || r.Via != "") }
+
+// unfit says why a route can't be followed, whatever its addresses are.
+func unfit(r *sdk.Route) error {
+	if r == nil {
+		return nil
+	}
+	if len(r.To) > maxRoute {
+		return fmt.Errorf("a route to more than %d addresses", maxRoute)
+	}
+	if r.Via != "" {
+		if _, err := Via(r.Via); err != nil {
+			return fmt.Errorf("a route via a server that %w", err)
+		}
+	}
+	return nil
+}
+
 // route is where a plugin wants a recipient's mail to go.
 type route struct {
-	by *pipeline.Answer
-	to []string
+	by  *pipeline.Answer
+	to  []string
+	via string
 }
 
 // ask asks the router plugins, does what they say, and returns where the recipients lead
 // then, those who were added included.
-func (s *Stage) ask(ctx context.Context, m *pipeline.Message, ways [][]account.Account) ([][]account.Account, error) {
+func (s *Stage) ask(ctx context.Context, m *pipeline.Message, ways [][]Target) ([][]Target, error) {
 	answers := s.panel.Ask(ctx, m)
 	for i := range answers {
-		if a := &answers[i]; a.Failure == nil && tooLong(&a.Verdict) {
-			a.Failure = &pipeline.Failure{Kind: pipeline.FailInvalid, Err: fmt.Errorf("a route to more than %d addresses", maxRoute)}
-			a.Verdict = sdk.Verdict{}
+		if a := &answers[i]; a.Failure == nil {
+			if err := unfitRoutes(&a.Verdict); err != nil {
+				a.Failure, a.Verdict = &pipeline.Failure{Kind: pipeline.FailInvalid, Err: err}, sdk.Verdict{}
+			}
 		}
 	}
 	s.panel.Settle(m, answers)
@@ -43,8 +63,8 @@ func (s *Stage) ask(ctx context.Context, m *pipeline.Message, ways [][]account.A
 			}
 			v := a.For(r.Address)
 			r.Take(s.panel.Opinion(a, v))
-			if routes[at].by == nil && v.Route != nil && len(v.Route.To) > 0 {
-				routes[at] = route{a, v.Route.To}
+			if routes[at].by == nil && stated(v.Route) {
+				routes[at] = route{a, v.Route.To, v.Route.Via}
 			}
 		}
 	}
@@ -53,38 +73,45 @@ func (s *Stage) ask(ctx context.Context, m *pipeline.Message, ways [][]account.A
 	}
 	for i := range routes {
 		if r := m.Recipients[i]; routes[i].by != nil && !gone(r) {
-			accounts, err := s.follow(ctx, m, r, &routes[i])
+			targets, err := s.follow(ctx, m, r, &routes[i])
 			if err != nil {
 				return nil, err
 			}
-			ways[i] = accounts
+			ways[i] = targets
 		}
 	}
 	return s.resolve(ctx, m, ways)
 }
 
-func tooLong(v *sdk.Verdict) bool {
-	if v.Route != nil && len(v.Route.To) > maxRoute {
-		return true
+func unfitRoutes(v *sdk.Verdict) error {
+	if err := unfit(v.Route); err != nil {
+		return err
 	}
-	for _, r := range v.Recipients {
-		if r.Route != nil && len(r.Route.To) > maxRoute {
-			return true
+	for i := range v.Recipients {
+		if err := unfit(v.Recipients[i].Route); err != nil {
+			return err
 		}
 	}
-	return false
+	return nil
 }
 
 // follow gives a recipient the hops of a route, or refuses it.
-func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient, to *route) ([]account.Account, error) {
+func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient, to *route) ([]Target, error) {
 	event := trace.Event{
 		At: time.Now(), Stage: s.Name(), Plugin: to.by.Asker.Name(), Version: to.by.Asker.Manifest().Version,
-		Recipient: r.Address, Action: "routed", Text: "to " + strings.Join(to.to, ", "),
+		Recipient: r.Address, Action: "routed", Text: strings.TrimSpace("to " + strings.Join(to.to, ", ")),
 	}
-	accounts, err := s.table.ResolveTargets(ctx, r.Address, to.to)
+	var way Way
+	var err error
+	if to.via != "" {
+		event.Text += " via " + to.via
+		way, err = s.table.direct(r.Address, to.to, to.via)
+	} else {
+		way, err = s.table.ResolveTargets(ctx, r.Address, to.to)
+	}
 	if err != nil {
-		reply := refusal(err, m.Origin)
-		if reply.Temporary() {
+		reply := refusal(err)
+		if !definite(err) {
 			return nil, fmt.Errorf("resolve the route of %s: %w", r.Address, err)
 		}
 		r.Hops = nil
@@ -93,7 +120,34 @@ func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Rec
 		m.Trace.Add(event)
 		return nil, nil
 	}
-	r.Hops = hops(nil, accounts)
+	r.Hops = hops(nil, way.Targets)
 	m.Trace.Add(event)
-	return accounts, nil
+	return way.Targets, nil
+}
+
+// direct returns targets at a server that somebody named: nothing is resolved, its users are what it says. That server is
+// the administrator's, so the sender stays.
+func (t *Table) direct(recipient string, to []string, via string) (Way, error) {
+	via, err := Via(via)
+	if err != nil {
+		return Way{}, err
+	}
+	w := newWalk(t, Asked{})
+	if len(to) == 0 {
+		_, _, address, err := w.locate(recipient)
+		if err != nil {
+			return Way{}, err
+		}
+		to = []string{address}
+	}
+	for _, address := range to {
+		wire, err := onWire(address)
+		if err != nil {
+			return Way{}, err
+		}
+		if err := w.add(Target{Remote: wire, Through: fold(recipient), Via: via}); err != nil {
+			return Way{}, err
+		}
+	}
+	return w.way(nil)
 }

@@ -97,6 +97,12 @@ func ways(m *pipeline.Message) string {
 		to := ""
 		for _, h := range r.Hops {
 			to += strings.TrimSuffix(" "+h.Kind.String()+" "+h.Address, " ")
+			if h.Sender != "" {
+				to += " from " + h.Sender[:5]
+			}
+			if h.Via != "" {
+				to += " via " + h.Via
+			}
 			if h.Junk {
 				to += " (junk)"
 			}
@@ -129,7 +135,12 @@ func TestRouterPlugins(t *testing.T) {
 		{"to herself", for1(sdk.RecipientVerdict{Route: to("alice@example.test")}), 250, "alice mailbox alice; carol mailbox carol"},
 		{"an unknown target among others", for1(sdk.RecipientVerdict{Route: to("nobody@example.test", "bob@example.test")}), 250, "alice mailbox Bob; carol mailbox carol"},
 		{"an unknown target", sdk.Verdict{Route: to("nobody@example.test")}, 550, ""},
-		{"a remote target", sdk.Verdict{Route: to("x@elsewhere.test")}, 550, ""},
+		{"a remote target: one copy", sdk.Verdict{Route: to("x@elsewhere.test")}, 250, "alice remote x@elsewhere.test from SRS0=; carol"},
+		{"an address literal", sdk.Verdict{Route: to("x@[192.0.2.1]")}, 550, ""},
+		{"a line break in a remote target", sdk.Verdict{Route: to("x>\r\nDATA@elsewhere.test")}, 553, ""},
+		{"another server, for herself", for1(sdk.RecipientVerdict{Route: &sdk.Route{Via: "lmtp://127.0.0.1:24"}}), 250, "alice remote alice via lmtp://127.0.0.1:24; carol mailbox carol"},
+		{"another server, for somebody else", for1(sdk.RecipientVerdict{Route: &sdk.Route{To: []string{"bob@example.test"}, Via: "smtp://store.example.test:25"}}), 250, "alice remote bob via smtp://store.example.test:25; carol mailbox carol"},
+		{"another server, in no way: a failure, deferred", sdk.Verdict{Route: &sdk.Route{Via: "smtp://user:secret@store.example.test"}}, 451, ""},
 		{"a loop", sdk.Verdict{Route: to("a@example.test")}, 550, ""},
 		{"no address", sdk.Verdict{Route: to("nonsense")}, 553, ""},
 		{"one is refused: quarantine for a stranger", for1(sdk.RecipientVerdict{Route: to("nobody@example.test")}), 250, "alice quarantine; carol mailbox carol"},
@@ -143,7 +154,7 @@ func TestRouterPlugins(t *testing.T) {
 		{"a recipient more", change(sdk.AddRecipient, "bob@example.test"), 250, "alice mailbox alice; carol mailbox carol; bob mailbox Bob"},
 		{"one by an alias", change(sdk.AddRecipient, "team@example.test"), 250, "alice mailbox alice; carol mailbox carol; team mailbox Bob"},
 		{"an unknown one more", change(sdk.AddRecipient, "nobody@example.test"), 250, "alice mailbox alice; carol mailbox carol"},
-		{"a remote one more", change(sdk.AddRecipient, "x@elsewhere.test"), 250, "alice mailbox alice; carol mailbox carol"},
+		{"a remote one more", change(sdk.AddRecipient, "x@elsewhere.test"), 250, "alice mailbox alice; carol mailbox carol; x@elsewhere.test remote x@elsewhere.test from SRS0="},
 		{"a recipient less", change(sdk.RemoveRecipient, "carol@example.test"), 250, "alice mailbox alice; carol discard"},
 		{"no new body here", change(sdk.ReplaceBody, ""), 250, "alice mailbox alice; carol mailbox carol"},
 	}
@@ -186,11 +197,11 @@ func TestRouterFails(t *testing.T) {
 	}
 	_ = m
 	found := false
-	result, m = send(t, roomy{}, &router{name: "r", verdict: sdk.Verdict{Route: &sdk.Route{To: []string{"x@elsewhere.test"}}}})
+	result, m = send(t, roomy{}, &router{name: "r", verdict: sdk.Verdict{Route: &sdk.Route{To: []string{"x@[192.0.2.1]"}}}})
 	for _, e := range m.Trace.Events() {
-		found = found || e.Plugin == "r" && e.Recipient == "alice@example.test" && strings.Contains(e.Text, "to x@elsewhere.test: "+pipeline.ReplyNoRemote.String())
+		found = found || e.Plugin == "r" && e.Recipient == "alice@example.test" && strings.Contains(e.Text, "to x@[192.0.2.1]: "+pipeline.ReplyNoLiteral.String())
 	}
-	if !found || result.Reply.Text != pipeline.ReplyNoRemote.Text {
+	if !found || result.Reply.Text != pipeline.ReplyNoLiteral.Text {
 		t.Errorf("%v %+v", result.Reply, m.Trace.Events())
 	}
 }

@@ -1,20 +1,25 @@
 // Package route is the stage route: it decides where a message goes for each
 // recipient, and answers RCPT by the same table.
 //
-// Promises: mail of a stranger goes to hosted domains only, and nothing in the
-// configuration can change that; an address that leads nowhere is refused at
-// RCPT, never bounced; quota is checked at RCPT and again before the commit, so
-// after the 250 local delivery does not fail for it (RULES A7, A10).
+// Promises: mail of a stranger goes to hosted domains only, to others where the administrator wrote an alias, a catch-all or
+// accept = "relay" that leads there, and nothing in the configuration can change that (RULES D2); an address that leads
+// nowhere is refused at RCPT, never bounced; quota is checked at RCPT and again before the commit, so after the 250 local
+// delivery does not fail for it (RULES A7, A10).
+//
+// What leaves is a hop to an address, not to a server: how a domain is reached is asked at each attempt (Table.Transport,
+// then MX). A forward of other people's mail gets a sender of ours where [forward] says so (SRS, package srs), and a field
+// Sluice-Loop by which it is known when it comes back to the same alias: then it is refused with 554 5.4.6, so two servers
+// that forward to each other stop in one round.
 //
 // Router plugins are asked when the table has said where a message would go, and see
 // that. Each may refuse, defer, discard, quarantine or junk it per recipient, change
 // fields and recipients, and say where it goes instead: to addresses that are looked up
-// like the targets of an alias of the recipient. Of several routes the first in the
-// configuration's order counts. A route that leads nowhere, to itself or to another
-// server refuses the recipient. A plugin that fails stands for its on_failure, here by
+// like the targets of an alias of the recipient, and by which server. Of several routes the first in the
+// configuration's order counts. A route that leads nowhere or to itself refuses the
+// recipient. A plugin that fails stands for its on_failure, here by
 // default defer.
 //
-// Untrusted input: recipient addresses, and the plugins' verdicts, which package
+// Untrusted input: recipient addresses, the header field Sluice-Loop, and the plugins' verdicts, which package
 // pipeline checks.
 package route
 
@@ -22,13 +27,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
-	"github.com/sluicemail/sluice/storage/account"
 )
 
 // Quotas says how much of its storage an account uses.
@@ -55,45 +60,50 @@ func (s *Stage) Name() string { return pipeline.StageRoute }
 
 // Recipient answers RCPT and fills in the accounts that the address leads to.
 func (s *Stage) Recipient(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
-	accounts, err := s.table.Resolve(ctx, r.Address)
+	way, err := s.table.Resolve(ctx, asked(m, r))
 	if err != nil {
-		return refusal(err, m.Origin)
+		return refusal(err)
 	}
-	r.Accounts = addresses(accounts)
-	return s.room(ctx, accounts, m.Params.Size)
+	r.Accounts = accounts(way.Targets)
+	return s.room(ctx, way.Targets, m.Params.Size)
 }
 
 // Target is Recipient for an address that a plugin adds: the administrator put it there,
 // as with an alias, whoever the peer is.
 func (s *Stage) Target(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
-	accounts, err := s.table.ResolveTargets(ctx, "", []string{r.Address})
+	way, err := s.table.ResolveTargets(ctx, "", []string{r.Address})
 	if err != nil {
-		return refusal(err, m.Origin)
+		return refusal(err)
 	}
-	r.Accounts = addresses(accounts)
-	return s.room(ctx, accounts, m.Content.Size())
+	r.Accounts = accounts(way.Targets)
+	return s.room(ctx, way.Targets, m.Content.Size())
 }
 
-func addresses(accounts []account.Account) []string {
-	list := make([]string, len(accounts))
-	for i, a := range accounts {
-		list[i] = a.Address
+func asked(m *pipeline.Message, r *pipeline.Recipient) Asked {
+	return Asked{Address: r.Address, Origin: m.Origin, Sender: m.Sender}
+}
+
+// accounts are the addresses of the accounts among targets.
+func accounts(targets []Target) []string {
+	list := make([]string, 0, len(targets))
+	for i := range targets {
+		if targets[i].Remote == "" {
+			list = append(list, targets[i].Account.Address)
+		}
 	}
 	return list
 }
 
-func refusal(err error, origin sdk.Origin) pipeline.Reply {
+func refusal(err error) pipeline.Reply {
 	switch {
-	case errors.Is(err, ErrNotHosted) && (origin == sdk.Login || origin == sdk.Trusted):
-		return pipeline.ReplyNoRemote
 	case errors.Is(err, ErrNotHosted):
 		return pipeline.ReplyNoRelay
-	case errors.Is(err, ErrNoMailbox):
+	case errors.Is(err, ErrNoMailbox), errors.Is(err, ErrSRS):
 		return pipeline.ReplyNoMailbox
 	case errors.Is(err, ErrLoop), errors.Is(err, ErrTooMany):
 		return pipeline.ReplyAliasLoop
-	case errors.Is(err, ErrRemote):
-		return pipeline.ReplyNoRemote
+	case errors.Is(err, ErrLiteral):
+		return pipeline.ReplyNoLiteral
 	case errors.Is(err, ErrBadAddress):
 		return pipeline.ReplyBadAddress
 	}
@@ -102,9 +112,10 @@ func refusal(err error, origin sdk.Origin) pipeline.Reply {
 
 // room reports with a reply when one of the accounts has no room for size more
 // octets (at least one).
-func (s *Stage) room(ctx context.Context, accounts []account.Account, size int64) pipeline.Reply {
-	for _, a := range accounts {
-		if a.Quota <= 0 {
+func (s *Stage) room(ctx context.Context, targets []Target, size int64) pipeline.Reply {
+	for i := range targets {
+		a := &targets[i].Account
+		if targets[i].Remote != "" || a.Quota <= 0 {
 			continue
 		}
 		q, err := s.quotas.Quota(ctx, a.ID)
@@ -122,7 +133,7 @@ func (s *Stage) room(ctx context.Context, accounts []account.Account, size int64
 // those that a plugin wants instead.
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
-	ways := make([][]account.Account, 0, len(m.Recipients))
+	ways := make([][]Target, 0, len(m.Recipients))
 	ways, err := s.resolve(ctx, m, ways)
 	if err != nil {
 		return err
@@ -132,6 +143,7 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 			return err
 		}
 	}
+	s.leave(m, ways)
 	for i, r := range m.Recipients {
 		if gone(r) || r.Opinion.Action >= sdk.Quarantine { // it goes into no mailbox
 			continue
@@ -148,37 +160,94 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 func gone(r *pipeline.Recipient) bool { return r.Opinion.Action == sdk.Reject || r.Removed != "" }
 
 // resolve looks up the recipients from the len(ways)-th on and appends where they lead.
-func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]account.Account) ([][]account.Account, error) {
+func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]Target) ([][]Target, error) {
 	for _, r := range m.Recipients[len(ways):] {
 		if gone(r) {
 			ways = append(ways, nil)
 			continue
 		}
-		look := s.table.Resolve
+		var way Way
+		var err error
 		if r.Added != "" {
-			look = func(ctx context.Context, address string) ([]account.Account, error) {
-				return s.table.ResolveTargets(ctx, "", []string{address})
-			}
+			way, err = s.table.ResolveTargets(ctx, "", []string{r.Address})
+		} else {
+			way, err = s.table.Resolve(ctx, asked(m, r))
 		}
-		accounts, err := look(ctx, r.Address)
-		switch reply := refusal(err, m.Origin); {
-		case err != nil && reply.Temporary():
+		switch {
+		case err != nil && !definite(err):
 			return nil, fmt.Errorf("resolve %s: %w", r.Address, err)
 		case err != nil: // it went away since RCPT
-			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: reply, Stage: s.Name(), Why: err.Error()})
+			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: refusal(err), Stage: s.Name(), Why: err.Error()})
 		default:
-			r.Hops = hops(r.Hops[:0], accounts)
+			r.Hops = hops(r.Hops[:0], way.Targets)
 		}
-		ways = append(ways, accounts)
+		ways = append(ways, way.Targets)
 	}
 	return ways, nil
 }
 
-func hops(list []pipeline.Hop, accounts []account.Account) []pipeline.Hop {
-	for _, a := range accounts {
-		list = append(list, pipeline.Hop{Kind: pipeline.HopMailbox, Account: a.ID, Address: a.Address})
+func hops(list []pipeline.Hop, targets []Target) []pipeline.Hop {
+	for i := range targets {
+		t := &targets[i]
+		if t.Remote != "" {
+			list = append(list, pipeline.Hop{Kind: pipeline.HopRemote, Address: t.Remote, Via: t.Via})
+			continue
+		}
+		list = append(list, pipeline.Hop{Kind: pipeline.HopMailbox, Account: t.Account.ID, Address: t.Account.Address})
 	}
 	return list
+}
+
+// Hops returns the hops of targets for a message with this sender, as those of release from quarantine are made.
+func (t *Table) Hops(sender string, targets []Target) []pipeline.Hop {
+	list := hops(nil, targets)
+	for i := range targets {
+		if targets[i].Forward {
+			list[i].Sender = t.rewrite(sender)
+		}
+	}
+	return list
+}
+
+// leave sees to what forwards of other people's mail need: a message that was forwarded from the same address before is
+// refused, since it runs in a circle (RFC 5321 section 6.3); any other is marked, and has a sender of ours where it needs one.
+func (s *Stage) leave(m *pipeline.Message, ways [][]Target) {
+	var forwarded map[int]bool
+	var tokens []string
+	var before map[string]bool
+	for i, r := range m.Recipients {
+		if gone(r) {
+			continue
+		}
+		for k := range ways[i] {
+			t := &ways[i][k]
+			if t.Remote == "" || t.Through == "" {
+				continue
+			}
+			if forwarded == nil {
+				forwarded, before = make(map[int]bool), forwardedBefore(m.Arrived())
+			}
+			token := s.table.loopToken(t.Through)
+			if before[token] {
+				r.Take(pipeline.Opinion{
+					Action: sdk.Reject, Reply: pipeline.ReplyForwardLoop, Stage: s.Name(), Why: "it was forwarded from " + t.Through + " before: it runs in a circle",
+				})
+				delete(forwarded, i)
+				break
+			}
+			forwarded[i] = true
+			if t.Forward {
+				r.Hops[k].Sender = s.table.rewrite(m.Sender)
+			}
+			if !slices.Contains(tokens, token) {
+				tokens = append(tokens, token)
+			}
+		}
+	}
+	if len(forwarded) > 0 {
+		slices.Sort(tokens)
+		s.table.mark(m, forwarded, tokens)
+	}
 }
 
 // way tells where the first recipients go.
@@ -202,6 +271,9 @@ func way(m *pipeline.Message) string {
 				text += ", "
 			}
 			text += h.Kind.String() + " " + h.Address
+			if h.Sender != "" {
+				text += " from " + h.Sender
+			}
 		}
 	}
 	return text

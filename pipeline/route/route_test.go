@@ -32,7 +32,7 @@ func (full) Quota(context.Context, storage.AccountID) (storage.Quota, error) {
 
 // TestQuotaIsForMailboxes: a mailbox that is full defers what would go into it, and nothing else.
 func TestQuotaIsForMailboxes(t *testing.T) {
-	table, err := NewTable(map[string]Domain{"example.test": {}}, "", limited{people{"alice@example.test"}})
+	table, err := NewTable(Options{Domains: map[string]Domain{"example.test": {}}, Accounts: limited{people{"alice@example.test"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"time"
 
-	"golang.org/x/net/idna"
-
+	"github.com/sluicemail/sluice/pipeline/route/srs"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/account"
 )
 
 // Limits on what one address may expand to.
 const (
 	maxDepth   = 20   // aliases that lead to aliases
-	maxTargets = 1000 // accounts of one address
+	maxTargets = 1000 // accounts and addresses at other servers of one address
 )
 
 // Errors of Resolve, told apart with errors.Is.
@@ -24,8 +25,9 @@ var (
 	ErrNoMailbox  = errors.New("no such mailbox")
 	ErrLoop       = errors.New("the alias leads back to itself")
 	ErrBadAddress = errors.New("not an address")
-	ErrRemote     = errors.New("the alias leads to another server, which this version cannot deliver to yet")
-	ErrTooMany    = fmt.Errorf("the address expands to more than %d mailboxes", maxTargets)
+	ErrLiteral    = errors.New("mail for an address literal does not leave this server")
+	ErrSRS        = errors.New("not for this sender, or not made by us")
+	ErrTooMany    = fmt.Errorf("the address expands to more than %d places", maxTargets)
 )
 
 // Accounts says who exists.
@@ -35,49 +37,86 @@ type Accounts interface {
 	Lookup(ctx context.Context, address string) (account.Account, error)
 }
 
-// Table answers "where would this address go" (RULES A10). It does not change
+// Options are what a Table is made of.
+type Options struct {
+	Hostname   string            // of this server
+	Domains    map[string]Domain // by name
+	Relays     map[string]Relay  // by domain, ".domain" or "*"
+	Forward    Forward
+	Postmaster string // what <Postmaster> stands for; empty: the postmaster of the only domain
+	Accounts   Accounts
+	LoopKey    []byte           // a secret by which forwarded mail is known again; it outlives restarts
+	Now        func() time.Time // nil: time.Now
+}
+
+// Table answers "where would this address go" (RULES A10), and "how does it leave" (RULES D2). It does not change
 // after New; a reload makes a new one. Its methods may be called from any goroutine.
 type Table struct {
+	hostname   string
 	domains    map[string]domain // by A-label in lower case
+	relays     transports
+	srs        *srs.Rewriter // nil: forwards keep their sender
 	postmaster string
 	accounts   Accounts
+	loopKey    []byte
 }
 
 type domain struct {
+	relay      bool                // it is another server's, and mail for it is passed on
 	aliases    map[string][]string // by local part in lower case
 	catchAll   []string
 	subaddress string
 	sendAs     map[string][]string // by account in lower case
 }
 
-// NewTable returns the table of the hosted domains. postmaster is the address
-// that <Postmaster> stands for; empty: the postmaster of the only domain.
-func NewTable(domains map[string]Domain, postmaster string, accounts Accounts) (*Table, error) {
-	t := &Table{domains: make(map[string]domain, len(domains)), postmaster: postmaster, accounts: accounts}
-	for name, d := range domains {
+// NewTable returns a table.
+func NewTable(o Options) (*Table, error) {
+	t := &Table{
+		hostname: o.Hostname, domains: make(map[string]domain, len(o.Domains)), postmaster: o.Postmaster,
+		accounts: o.Accounts, loopKey: o.LoopKey,
+	}
+	for name, d := range o.Domains {
 		key, err := foldDomain(name)
 		if err != nil {
 			return nil, fmt.Errorf("domain %q: %w", name, err)
 		}
-		own := domain{
-			aliases: make(map[string][]string, len(d.Aliases)), catchAll: d.CatchAll,
-			subaddress: d.Subaddress, sendAs: make(map[string][]string, len(d.SendAs)),
-		}
-		for local, targets := range d.Aliases {
-			own.aliases[strings.ToLower(local)] = targets
-		}
-		for who, list := range d.SendAs {
-			if !strings.Contains(who, "@") {
-				who += "@" + name
-			}
-			own.sendAs[fold(who)] = list
-		}
-		t.domains[key] = own
-		if postmaster == "" && len(domains) == 1 {
+		t.domains[key] = newDomain(name, &d)
+		if o.Postmaster == "" && len(o.Domains) == 1 {
 			t.postmaster = "postmaster@" + name
 		}
 	}
+	var err error
+	if t.relays, err = newTransports(o.Relays); err != nil {
+		return nil, err
+	}
+	if o.Forward.SRSDomain == "" {
+		return t, nil
+	}
+	name, err := foldDomain(o.Forward.SRSDomain)
+	if err != nil || !t.ours(name) {
+		return nil, fmt.Errorf("srs_domain %q is none of our domains", o.Forward.SRSDomain)
+	}
+	if t.srs, err = srs.New(name, o.Forward.SRSSecrets, clock(o.Now)); err != nil {
+		return nil, err
+	}
 	return t, nil
+}
+
+func newDomain(name string, d *Domain) domain {
+	own := domain{
+		relay: d.Accept == AcceptRelay, aliases: make(map[string][]string, len(d.Aliases)), catchAll: d.CatchAll,
+		subaddress: d.Subaddress, sendAs: make(map[string][]string, len(d.SendAs)),
+	}
+	for local, targets := range d.Aliases {
+		own.aliases[strings.ToLower(local)] = targets
+	}
+	for who, list := range d.SendAs {
+		if !strings.Contains(who, "@") {
+			who += "@" + name
+		}
+		own.sendAs[fold(who)] = list
+	}
+	return own
 }
 
 // Postmaster returns the address that <Postmaster> stands for, or "".
@@ -86,124 +125,10 @@ func (t *Table) Postmaster() string { return t.postmaster }
 // Hosts reports whether mail for the address's domain is delivered here.
 func (t *Table) Hosts(address string) bool {
 	_, name, err := split(address)
-	if err != nil {
-		return false
-	}
-	_, ok := t.domains[name]
-	return ok
+	return err == nil && t.ours(name)
 }
 
-// Resolve returns the accounts that an address leads to, each once: account,
-// alias, both again without subaddress, catch-all (RULES A10).
-func (t *Table) Resolve(ctx context.Context, address string) ([]account.Account, error) {
-	w := walk{table: t, seen: make(map[string]bool, 1)}
-	if err := w.follow(ctx, address, 0); err != nil {
-		return nil, err
-	}
-	return w.found, nil
-}
-
-// ResolveTargets returns the accounts that addresses lead to as the targets of an alias
-// would, each once: one without a mailbox is passed over as long as another one has one.
-// An address that leads back to from, or away from this server, fails. from may be "".
-func (t *Table) ResolveTargets(ctx context.Context, from string, targets []string) ([]account.Account, error) {
-	w := walk{table: t, seen: make(map[string]bool, 1)}
-	if local, name, err := w.locate(from); err == nil {
-		from = local + "@" + name
-	}
-	if err := w.each(ctx, from, targets, 0); err != nil {
-		return nil, err
-	}
-	return w.found, nil
-}
-
-// walk follows aliases from one address.
-type walk struct {
-	table *Table
-	named bool            // catch-alls do not count: who is behind an address by its name
-	seen  map[string]bool // addresses on the way here
-	found []account.Account
-}
-
-func (w *walk) follow(ctx context.Context, address string, depth int) error {
-	local, name, err := w.locate(address)
-	if err != nil {
-		return err
-	}
-	d, ok := w.table.domains[name]
-	if !ok {
-		if depth > 0 {
-			return ErrRemote
-		}
-		return ErrNotHosted
-	}
-	if acct, err := w.table.lookup(ctx, local, name); err == nil {
-		return w.add(acct)
-	} else if !errors.Is(err, account.ErrUnknown) {
-		return err
-	}
-	targets := d.aliases[local]
-	if base, ok := d.withoutDetail(local); ok && targets == nil {
-		if acct, err := w.table.lookup(ctx, base, name); err == nil {
-			return w.add(acct)
-		} else if !errors.Is(err, account.ErrUnknown) {
-			return err
-		}
-		targets = d.aliases[base]
-	}
-	if targets == nil && !w.named {
-		targets = d.catchAll
-	}
-	if len(targets) == 0 {
-		return ErrNoMailbox
-	}
-	return w.each(ctx, local+"@"+name, targets, depth)
-}
-
-// each follows the targets of an alias. A target without a mailbox is passed over
-// as long as another one has one.
-func (w *walk) each(ctx context.Context, address string, targets []string, depth int) error {
-	if w.seen[address] || depth >= maxDepth {
-		return ErrLoop
-	}
-	w.seen[address] = true
-	defer delete(w.seen, address)
-	var missing error
-	before := len(w.found)
-	for _, target := range targets {
-		switch err := w.follow(ctx, target, depth+1); {
-		case errors.Is(err, ErrNoMailbox):
-			missing = err
-		case err != nil:
-			return err
-		}
-	}
-	if len(w.found) == before && missing != nil {
-		return missing
-	}
-	return nil
-}
-
-func (w *walk) add(acct account.Account) error {
-	for _, have := range w.found {
-		if have.ID == acct.ID {
-			return nil
-		}
-	}
-	if len(w.found) >= maxTargets {
-		return ErrTooMany
-	}
-	w.found = append(w.found, acct)
-	return nil
-}
-
-func (w *walk) locate(address string) (local, name string, err error) {
-	if strings.EqualFold(address, "postmaster") && w.table.postmaster != "" {
-		address = w.table.postmaster
-	}
-	return split(address)
-}
-
+// lookup returns the account of a folded address.
 func (t *Table) lookup(ctx context.Context, local, name string) (account.Account, error) {
 	return t.accounts.Lookup(ctx, local+"@"+name)
 }
@@ -237,25 +162,35 @@ func (t *Table) Owns(ctx context.Context, login account.Account, address string)
 			}
 		}
 	}
-	w := walk{table: t, named: true, seen: make(map[string]bool, 1)}
-	err = w.follow(ctx, address, 0)
+	w := newWalk(t, Asked{Origin: sdk.Stranger, Sender: "?"}) // an SRS address is nobody's
+	w.named = true
+	err = w.follow(ctx, address, "", 0)
 	switch {
-	case errors.Is(err, ErrNotHosted), errors.Is(err, ErrNoMailbox), errors.Is(err, ErrBadAddress),
-		errors.Is(err, ErrLoop), errors.Is(err, ErrRemote), errors.Is(err, ErrTooMany):
-		return false, nil
-	case err != nil:
+	case err != nil && !definite(err):
 		return false, err
+	case err != nil:
+		return false, nil
 	}
-	for _, acct := range w.found {
-		if acct.ID == login.ID {
+	for _, target := range w.found {
+		if target.Remote == "" && target.Account.ID == login.ID {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// Check returns every alias and catch-all that can't work: loops, and targets at
-// other servers. The keys are those of the TOML tables.
+// definite reports whether trying again would change nothing: the address itself is to blame.
+func definite(err error) bool {
+	for _, e := range []error{ErrNotHosted, ErrNoMailbox, ErrLoop, ErrBadAddress, ErrLiteral, ErrSRS, ErrTooMany} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Check returns every alias and catch-all that can't work, because it leads back to itself or to an address that can't be
+// written. The keys are those of the TOML tables.
 func (t *Table) Check() map[string]error {
 	problems := make(map[string]error)
 	names := make([]string, 0, len(t.domains))
@@ -270,8 +205,8 @@ func (t *Table) Check() map[string]error {
 			}
 		}
 		for _, target := range t.domains[name].catchAll {
-			if !t.Hosts(target) {
-				problems[fmt.Sprintf("domain.%q.catch_all", name)] = ErrRemote
+			if _, err := onWire(target); err != nil && !t.Hosts(target) {
+				problems[fmt.Sprintf("domain.%q.catch_all", name)] = fmt.Errorf("%s: %w", target, err)
 			}
 		}
 	}
@@ -283,81 +218,21 @@ func (t *Table) checkAlias(address string, way []string) error {
 	if err != nil {
 		return err
 	}
-	address = local + "@" + name
+	folded := local + "@" + name
 	d, hosted := t.domains[name]
 	if !hosted {
-		return fmt.Errorf("%s: %w", address, ErrRemote)
+		_, err := onWire(address)
+		return err
 	}
 	for _, before := range way {
-		if before == address {
-			return fmt.Errorf("%s: %w", strings.Join(append(way, address), " -> "), ErrLoop)
+		if before == folded {
+			return fmt.Errorf("%s: %w", strings.Join(append(way, folded), " -> "), ErrLoop)
 		}
 	}
 	for _, target := range d.aliases[local] {
-		if err := t.checkAlias(target, append(way, address)); err != nil {
+		if err := t.checkAlias(target, append(way, folded)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// split divides an address into its local part and domain, both folded for
-// comparison: lower case, the domain as A-labels. The local part of an address
-// is everything before the last @ (RFC 5321 section 4.1.2); quotes that are not
-// needed are taken off.
-func split(address string) (local, name string, err error) {
-	at := strings.LastIndexByte(address, '@')
-	if at <= 0 || at == len(address)-1 || len(address) > 512 {
-		return "", "", ErrBadAddress
-	}
-	name, err = foldDomain(address[at+1:])
-	if err != nil {
-		return "", "", ErrBadAddress
-	}
-	return strings.ToLower(unquote(address[:at])), name, nil
-}
-
-// unquote takes the quotes off a quoted local part whose content needs none.
-func unquote(local string) string {
-	if len(local) < 3 || local[0] != '"' || local[len(local)-1] != '"' {
-		return local
-	}
-	inner := local[1 : len(local)-1]
-	if strings.ContainsAny(inner, " \t\"\\@<>()[]:;,") || strings.HasPrefix(inner, ".") ||
-		strings.HasSuffix(inner, ".") || strings.Contains(inner, "..") {
-		return local
-	}
-	return inner
-}
-
-func foldDomain(name string) (string, error) {
-	name = strings.TrimSuffix(name, ".")
-	plain := true
-	for i := 0; i < len(name); i++ {
-		c := name[i]
-		if c >= 0x80 || c == '[' {
-			plain = false
-		}
-		if c >= 'A' && c <= 'Z' {
-			plain = false
-		}
-	}
-	if plain && name != "" {
-		return name, nil
-	}
-	if name == "" {
-		return "", ErrBadAddress
-	}
-	if name[0] == '[' {
-		return strings.ToLower(name), nil
-	}
-	return idna.Lookup.ToASCII(strings.ToLower(name))
-}
-
-func fold(address string) string {
-	local, name, err := split(address)
-	if err != nil {
-		return strings.ToLower(address)
-	}
-	return local + "@" + name
 }

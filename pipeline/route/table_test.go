@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/account"
 )
 
@@ -35,20 +37,57 @@ func table(t *testing.T) *Table {
 				"postmaster": {"alice@example.test"}, "Team": {"alice@example.test", "bob@example.test", "ALICE@EXAMPLE.TEST"},
 				"nested": {"team@example.test", "carol@example.test"}, "a": {"b@example.test"}, "b": {"a@example.test"},
 				"self": {"self@example.test"}, "away": {"x@elsewhere.test"}, "half": {"nobody@example.test", "bob@example.test"},
+				"both": {"X@elsewhere.test", "alice@example.test", "x@ELSEWHERE.test"}, "over": {"team@example.test", "away@example.test"},
+				"backed": {"someone@backup.test"}, "quoted": {`"a b"@elsewhere.test`}, "literal": {"x@[192.0.2.1]"},
 				"dead": {"nobody@example.test"}, "detail+kept": {"bob@example.test"}, "many": many,
 			},
 			SendAs: map[string]AddressList{"alice": {"press@elsewhere.test"}},
 		},
 		"catch.test":       {CatchAll: AddressList{"bob@example.test"}, Subaddress: "-"},
 		"b\u00fccher.test": {},
+		"backup.test":      {Accept: AcceptRelay, Subaddress: "+", Aliases: map[string]AddressList{"moved": {"alice@example.test"}}},
+		"away.test":        {CatchAll: AddressList{"all@elsewhere.test"}},
 	}
-	tb, err := NewTable(domains, "postmaster@example.test", people{
-		"alice@example.test", "Bob@example.test", "carol@example.test", "x@catch.test", "leser@b\u00fccher.test", "leser@xn--bcher-kva.test",
+	tb, err := NewTable(Options{
+		Hostname: "mx.example.test", Domains: domains, Postmaster: "postmaster@example.test", Forward: Forward{"example.test", []string{"0123456789abcdef"}},
+		Accounts: people{
+			"alice@example.test", "Bob@example.test", "carol@example.test", "x@catch.test", "leser@b\u00fccher.test", "leser@xn--bcher-kva.test", "split@backup.test",
+		},
+		Relays: map[string]Relay{
+			"backup.test": relay("127.0.0.1:2600"), ".elsewhere.test": relay("sub.example.net"), ".deep.elsewhere.test": relay("deep.example.net"), "*": relay("smart.example.net:587"),
+		},
+		Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tb
+}
+
+func relay(hosts ...string) Relay {
+	r := DefaultRelay()
+	r.Hosts = hosts
+	return r
+}
+
+// told writes targets down: accounts, and "-> address through address".
+func told(targets []Target) string {
+	var got []string
+	for _, t := range targets {
+		if t.Remote == "" {
+			got = append(got, t.Account.Address)
+			continue
+		}
+		text := "-> " + t.Remote
+		if t.Through != "" {
+			text += " through " + t.Through
+		}
+		if t.Via != "" {
+			text += " via " + t.Via
+		}
+		got = append(got, text)
+	}
+	return strings.Join(got, " ")
 }
 
 // TestResolve holds the order of RULES A10.
@@ -76,7 +115,18 @@ func TestResolve(t *testing.T) {
 		{"+x@example.test", "", ErrNoMailbox},
 		{"a@example.test", "", ErrLoop},
 		{"self@example.test", "", ErrLoop},
-		{"away@example.test", "", ErrRemote},
+		{"away@example.test", "-> x@elsewhere.test through away@example.test", nil},
+		{"away+x@example.test", "-> x@elsewhere.test through away@example.test", nil},
+		{"both@example.test", "-> X@elsewhere.test through both@example.test alice@example.test", nil},
+		{"over@example.test", "alice@example.test Bob@example.test -> x@elsewhere.test through away@example.test", nil},
+		{"quoted@example.test", `-> "a b"@elsewhere.test through quoted@example.test`, nil},
+		{"literal@example.test", "", ErrLiteral},
+		{"backed@example.test", "-> someone@backup.test through backed@example.test", nil},
+		{"Someone+X@Backup.test", "-> Someone+X@backup.test", nil},
+		{"split+x@backup.test", "split@backup.test", nil},
+		{"moved@backup.test", "alice@example.test", nil},
+		{"x@sub.backup.test", "", ErrNotHosted},
+		{"Any.Body@away.test", "-> all@elsewhere.test through any.body@away.test", nil},
 		{"x@catch.test", "x@catch.test", nil},
 		{"x-y@catch.test", "x@catch.test", nil},
 		{"whoever@catch.test", "Bob@example.test", nil},
@@ -95,12 +145,8 @@ func TestResolve(t *testing.T) {
 	}
 	tb := table(t)
 	for _, c := range cases {
-		found, err := tb.Resolve(context.Background(), c.address)
-		var got []string
-		for _, a := range found {
-			got = append(got, a.Address)
-		}
-		if !errors.Is(err, c.err) || strings.Join(got, " ") != c.want {
+		way, err := tb.Resolve(context.Background(), Asked{Address: c.address, Origin: sdk.Stranger})
+		if got := told(way.Targets); !errors.Is(err, c.err) || got != c.want {
 			t.Errorf("%q: %v, %v; want %q, %v", c.address, got, err, c.want, c.err)
 		}
 	}
@@ -112,8 +158,9 @@ func TestOwns(t *testing.T) {
 	alice.SendAs = []string{"sales@example.test"}
 	for address, want := range map[string]bool{
 		"alice@example.test": true, "Alice+x@example.test": true, "team@example.test": true, "postmaster@example.test": true,
-		"press@elsewhere.test": true, "SALES@example.test": true,
+		"press@elsewhere.test": true, "SALES@example.test": true, "both@example.test": true, "over+x@example.test": true,
 		"bob@example.test": false, "bob+alice@example.test": false, "alice@elsewhere.test": false, "": false, "self@example.test": false,
+		"away@example.test": false, "x@elsewhere.test": false, "someone@backup.test": false,
 	} {
 		if got, err := tb.Owns(context.Background(), alice, address); err != nil || got != want {
 			t.Errorf("%q: %v %v", address, got, err)
@@ -132,14 +179,14 @@ func TestCatchAllIsNoIdentity(t *testing.T) {
 	}
 }
 
-func TestCheckFindsLoopsAndRemoteTargets(t *testing.T) {
+func TestCheckFindsLoops(t *testing.T) {
 	problems := table(t).Check()
 	var keys []string
 	for k := range problems {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	want := `domain."example.test".aliases.a domain."example.test".aliases.away domain."example.test".aliases.b domain."example.test".aliases.self`
+	want := `domain."example.test".aliases.a domain."example.test".aliases.b domain."example.test".aliases.literal domain."example.test".aliases.self`
 	if got := strings.Join(keys, " "); got != want {
 		t.Errorf("problems with %s", got)
 	}

@@ -1,0 +1,166 @@
+package route
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sluicemail/sluice/pipeline"
+)
+
+// This file is what a forward needs beside a target: a sender for which SPF holds at the next server, and a mark by which the
+// message is known when it comes back.
+
+// Forward is [forward].
+type Forward struct {
+	SRSDomain  string   `toml:"srs_domain" doc:"one of our domains under which the sender of forwarded mail is rewritten (SRS), so that SPF holds at the next server; empty: the sender stays"`
+	SRSSecrets []string `toml:"srs_secrets" sluice:"secret" doc:"one secret, or two while they are changed: the first signs, both are taken"`
+}
+
+const minSecret = 16
+
+// Validate returns all problems as joined *pipeline.FieldError. Whether the domain is ours is seen elsewhere.
+func (f *Forward) Validate() error {
+	var problems []error
+	bad := func(key, format string, args ...any) {
+		problems = append(problems, &pipeline.FieldError{Key: key, Problem: fmt.Sprintf(format, args...)})
+	}
+	switch n := len(f.SRSSecrets); {
+	case f.SRSDomain == "" && n > 0:
+		bad("srs_secrets", "means nothing without srs_domain, expected one of our domains there")
+	case f.SRSDomain != "" && (n == 0 || n > 2):
+		bad("srs_secrets", "has %d entries, expected one secret, or two while they are changed", n)
+	}
+	for _, s := range f.SRSSecrets {
+		if len(s) < minSecret {
+			bad("srs_secrets", "has one of %d characters, which can be guessed; expected %d or more", len(s), minSecret)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// rewrite returns what takes the place of MAIL FROM on a forward, or "" where it stays: it is ours, or none, or can't be
+// rewritten (RULES A9).
+func (t *Table) rewrite(sender string) string {
+	if t.srs == nil || sender == "" {
+		return ""
+	}
+	at := strings.LastIndexByte(sender, '@')
+	if at <= 0 {
+		return ""
+	}
+	local, ok := plainLocal(sender[:at])
+	name, err := foldDomain(sender[at+1:])
+	if !ok || err != nil || t.ours(name) {
+		return ""
+	}
+	made, err := t.srs.Forward(local, name)
+	if err != nil {
+		return ""
+	}
+	return quote(made) + "@" + t.srs.Domain()
+}
+
+// ours reports whether mail of a domain leaves from here by right.
+func (t *Table) ours(name string) bool {
+	d, ok := t.domains[name]
+	return ok && !d.relay
+}
+
+// reverse follows an SRS address of ours to whom it was made for. It is taken from the null sender only: nobody else has a
+// reason to write to it (RULES A9).
+func (w *walk) reverse(ctx context.Context, address string, at int) error {
+	local, _ := plainLocal(address[:at])
+	if w.sender != "" {
+		w.note(Step{Address: address, Rule: RuleSRS, Text: "SRS, which is taken from the null sender only", Key: []string{"forward", "srs_domain"}})
+		return ErrSRS
+	}
+	original, name, err := w.table.srs.Reverse(local)
+	if err != nil {
+		w.note(Step{Address: address, Rule: RuleSRS, Text: err.Error(), Key: []string{"forward", "srs_domain"}})
+		return fmt.Errorf("%w: %w", ErrSRS, err)
+	}
+	target := quote(original) + "@" + name
+	w.note(Step{Address: address, Rule: RuleSRS, Text: "SRS: back to " + target, Key: []string{"forward", "srs_domain"}})
+	if w.table.ours(name) {
+		return w.follow(ctx, target, "", 1)
+	}
+	return w.leave(target, "", false)
+}
+
+// loopField is the field by which a message that we forwarded is known again. It names no address: who gets a
+// forwarded copy is not to learn who else does.
+const loopField = "Sluice-Loop"
+
+// Bounds on what is read of such fields; an honest message has one for each server that forwarded it.
+const (
+	maxLoopFields = 64
+	maxLoopSize   = 4096
+)
+
+// loopToken is what stands in the field for one address of ours.
+func (t *Table) loopToken(address string) string {
+	h := hmac.New(sha256.New, t.loopKey)
+	h.Write([]byte(address))
+	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:10])
+}
+
+// forwardedBefore returns the tokens in a message's fields.
+func forwardedBefore(v *pipeline.Version) map[string]bool {
+	var found map[string]bool
+	n := 0
+	for _, f := range v.Fields() {
+		if len(f.Name) != len(loopField) || !strings.EqualFold(f.Name, loopField) || len(f.Raw) > maxLoopSize {
+			continue
+		}
+		if n++; n > maxLoopFields {
+			break
+		}
+		if found == nil {
+			found = make(map[string]bool)
+		}
+		_, tokens, _ := strings.Cut(f.Value(), ";")
+		for _, token := range strings.Fields(tokens) {
+			found[token] = true
+		}
+	}
+	return found
+}
+
+// mark puts the loop field on the versions of recipients whose mail is forwarded; those who share a version go on sharing
+// one. tokens are theirs together, so that there is one version, one signature and one transaction where there can be.
+func (t *Table) mark(m *pipeline.Message, forwarded map[int]bool, tokens []string) {
+	field := pipeline.FormatField(loopField, t.hostname+"; "+strings.Join(tokens, " "))
+	type copied struct {
+		version   *pipeline.Version
+		forwarded bool
+	}
+	versions := make(map[copied]bool)
+	for i, r := range m.Recipients {
+		versions[copied{r.Version, forwarded[i]}] = true
+	}
+	everybody := len(versions) > pipeline.MaxVersions // RULES A4: then the others have the field too
+	done := make(map[*pipeline.Version]*pipeline.Version, 1)
+	for i, r := range m.Recipients {
+		if !forwarded[i] && !everybody || r.Version == nil {
+			continue
+		}
+		if done[r.Version] == nil {
+			done[r.Version] = r.Version.Front(field)
+		}
+		r.Version = done[r.Version]
+	}
+}
+
+// clock is time.Now where nothing else was given.
+func clock(now func() time.Time) func() time.Time {
+	if now == nil {
+		return time.Now
+	}
+	return now
+}

@@ -1,0 +1,227 @@
+package route
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/blob"
+)
+
+// node is a server as far as route goes: what it commits can be sent on to another one.
+type node struct {
+	t     *testing.T
+	blobs *blob.Store
+	p     *pipeline.Pipeline
+	desk  *desk
+	table *Table
+}
+
+func newNode(t *testing.T, o Options) *node {
+	t.Helper()
+	blobs, err := blob.Open(vfs.NewMem(), "blob", blob.NewBudget(1<<20), 64<<10, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, blobs: blobs, desk: &desk{}}
+	if n.table, err = NewTable(o); err != nil {
+		t.Fatal(err)
+	}
+	stage := New(n.table, roomy{}, nil)
+	n.p = pipeline.New(pipeline.Options{
+		Name: "inbound", Stages: []pipeline.Stage{stage}, Router: stage, Queue: n.desk, Deadline: 10 * time.Second,
+		Logger: slog.New(slog.DiscardHandler), Blobs: blobs,
+	})
+	return n
+}
+
+// take sends a message through a node and returns what it commits: for each recipient its content.
+func (n *node) take(origin sdk.Origin, sender, content string, to ...string) (pipeline.Result, *pipeline.Message, []string) {
+	n.t.Helper()
+	m := &pipeline.Message{Origin: origin, Peer: &pipeline.Peer{}, Sender: sender, Received: time.Now()}
+	for _, address := range to {
+		if reply := n.p.Recipient(n.t.Context(), m, address, pipeline.RecipientParams{}); !reply.OK() {
+			return pipeline.Result{Reply: reply}, m, nil
+		}
+	}
+	sp := n.blobs.NewSpool()
+	_, _ = sp.Write([]byte(content))
+	draft, err := sp.Finish()
+	if err == nil {
+		err = m.SetContent(draft)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var copies []string
+	keep := &keeper{desk: n.desk, keep: func(m *pipeline.Message) {
+		for _, r := range m.Recipients {
+			reader, err := m.Open(r.Version)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			octets, _ := io.ReadAll(io.NewSectionReader(reader, 0, reader.Size()))
+			copies = append(copies, string(octets))
+		}
+	}}
+	n.p.Queue = keep
+	return n.p.Submit(n.t.Context(), m), m, copies
+}
+
+// keeper looks at a message before its content goes.
+type keeper struct {
+	*desk
+	keep func(m *pipeline.Message)
+}
+
+func (k *keeper) Commit(ctx context.Context, m *pipeline.Message) error {
+	k.keep(m)
+	return k.desk.Commit(ctx, m)
+}
+
+func forwards(aliases map[string]AddressList) map[string]Domain {
+	return map[string]Domain{"here.test": {Aliases: aliases, Subaddress: "+"}}
+}
+
+// TestLoopBetweenServers: two servers that forward to each other stop in one round, whatever else comes their way.
+func TestLoopBetweenServers(t *testing.T) {
+	here := newNode(t, Options{
+		Hostname: "mx.here.test", LoopKey: []byte("key of here"), Accounts: people{"carol@here.test"},
+		Domains: forwards(map[string]AddressList{"a": {"b@there.test"}, "list": {"carol@here.test", "b@there.test"}, "other": {"b@there.test"}}),
+	})
+	there := newNode(t, Options{
+		Hostname: "mx.there.test", LoopKey: []byte("key of there"), Accounts: people{},
+		Domains: map[string]Domain{"there.test": {Aliases: map[string]AddressList{"b": {"a@here.test", "other@here.test"}}}},
+	})
+	result, m, copies := here.take(sdk.Stranger, "s@example.net", "Subject: x\r\n\r\nbody\r\n", "a+x@here.test")
+	if !result.Committed || ways(m) != "a+x@here.test remote b@there.test" || strings.Count(copies[0], "Sluice-Loop: mx.here.test; ") != 1 {
+		t.Fatalf("%v, %s, %q", result.Reply, ways(m), copies)
+	}
+	result, m, copies = there.take(sdk.Stranger, "s@example.net", copies[0], "b@there.test")
+	if !result.Committed || ways(m) != "b@there.test remote a@here.test remote other@here.test" || strings.Count(copies[0], "Sluice-Loop:") != 2 {
+		t.Fatalf("%v, %s, %q", result.Reply, ways(m), copies)
+	}
+	result, m, _ = here.take(sdk.Stranger, "s@example.net", copies[0], "a@here.test")
+	if result.Reply != pipeline.ReplyForwardLoop || !strings.Contains(m.Recipients[0].Opinion.Why, "forwarded from a@here.test before") {
+		t.Fatalf("%v %+v", result.Reply, m.Recipients[0].Opinion)
+	}
+	if result, m, _ = here.take(sdk.Stranger, "s@example.net", copies[0], "other@here.test"); !result.Committed {
+		t.Errorf("an alias that has not had it: %v, %s", result.Reply, ways(m))
+	}
+	if result, m, _ = here.take(sdk.Stranger, "s@example.net", copies[0], "carol@here.test"); !result.Committed || ways(m) != "carol@here.test mailbox carol@here.test" {
+		t.Errorf("a mailbox: %v, %s", result.Reply, ways(m))
+	}
+	result, m, copies = here.take(sdk.Login, "carol@here.test", "Subject: x\r\n\r\n", "list@here.test", "carol@here.test", "x@else.test")
+	if want := "list@here.test mailbox carol@here.test remote b@there.test; carol@here.test; x@else.test remote x@else.test"; !result.Committed || ways(m) != want {
+		t.Errorf("%v, %s, want %s", result.Reply, ways(m), want)
+	}
+	if !strings.Contains(copies[0], "Sluice-Loop") || strings.Contains(copies[2], "Sluice-Loop") {
+		t.Errorf("who wrote himself needs no mark: %q", copies)
+	}
+	forged := "Sluice-Loop: mx.here.test; AAAAAAAAAAAAAAAA a@here.test\r\n" + strings.Repeat("Sluice-Loop: x; "+strings.Repeat("y ", 50)+"\r\n", 100) + "\r\n"
+	if result, _, _ := here.take(sdk.Stranger, "s@example.net", forged, "a@here.test"); !result.Committed {
+		t.Errorf("with fields of nobody: %v", result.Reply)
+	}
+}
+
+// TestOneVersionForAllForwards: forwards share one version, and never make too many.
+func TestOneVersionForAllForwards(t *testing.T) {
+	aliases := map[string]AddressList{}
+	var to []string
+	for _, c := range "abcdefghijklmnopqrst" {
+		aliases[string(c)] = AddressList{string(c) + "@there.test"}
+		to = append(to, string(c)+"@here.test")
+	}
+	here := newNode(t, Options{Hostname: "mx.here.test", Domains: forwards(aliases), Accounts: people{"carol@here.test"}})
+	_, m, copies := here.take(sdk.Stranger, "s@example.net", "Subject: x\r\n\r\n", append(to, "carol@here.test")...)
+	versions, _ := m.Versions()
+	field, _, _ := strings.Cut(copies[0], "\r\nSubject")
+	if len(versions) != 2 || len(strings.Fields(field)) != 2+len(to) || copies[20] != "Subject: x\r\n\r\n" {
+		t.Errorf("%d versions, %q, %q", len(versions), copies[0], copies[20])
+	}
+	for line := range strings.SplitSeq(copies[0], "\r\n") {
+		if len(line) > 78 {
+			t.Errorf("a line of %d octets", len(line))
+		}
+	}
+	m = &pipeline.Message{}
+	for range pipeline.MaxVersions {
+		v, forwarded := &pipeline.Version{}, len(m.Recipients) == 0
+		m.Recipients = append(m.Recipients, &pipeline.Recipient{Version: v})
+		if forwarded {
+			m.Recipients = append(m.Recipients, &pipeline.Recipient{Version: v})
+		}
+	}
+	here.table.mark(m, map[int]bool{0: true}, []string{"token"})
+	different := make(map[*pipeline.Version]bool)
+	for _, r := range m.Recipients {
+		different[r.Version] = true
+	}
+	if len(different) != pipeline.MaxVersions {
+		t.Errorf("%d versions", len(different))
+	}
+}
+
+// TestSenderOfForwards: SRS only when leaving, and only when needed (RULES A9).
+func TestSenderOfForwards(t *testing.T) {
+	o := Options{
+		Hostname: "mx.here.test", Accounts: people{"carol@here.test"}, Forward: Forward{"here.test", []string{"0123456789abcdef"}},
+		Domains: map[string]Domain{
+			"here.test":   {Aliases: map[string]AddressList{"away": {"x@there.test"}, "near": {"carol@here.test"}, "back": {"x@backup.test"}}, CatchAll: AddressList{"y@there.test"}},
+			"backup.test": {Accept: AcceptRelay},
+		},
+	}
+	here := newNode(t, o)
+	for _, c := range []struct {
+		origin     sdk.Origin
+		sender, to string
+		want       string // ~ is the hash and the day
+	}{
+		{sdk.Stranger, "s@example.net", "away@here.test", "SRS0=~=example.net=s@here.test"},
+		{sdk.Stranger, "S.T@EXAMPLE.net", "away@here.test", "SRS0=~=example.net=S.T@here.test"},
+		{sdk.Stranger, `"a b"@example.net`, "away@here.test", `"SRS0=~=example.net=a b"@here.test`},
+		{sdk.LMTP, "s@b\u00fccher.example", "away@here.test", "SRS0=~=xn--bcher-kva.example=s@here.test"},
+		{sdk.Stranger, "s@example.net", "anybody@here.test", "SRS0=~=example.net=s@here.test"},
+		{sdk.Stranger, "s@backup.test", "away@here.test", "SRS0=~=backup.test=s@here.test"},
+		{sdk.Stranger, "s@here.test", "away@here.test", ""},
+		{sdk.Stranger, "", "away@here.test", ""},
+		{sdk.Stranger, "s@example.net", "near@here.test", ""},
+		{sdk.Stranger, "s@example.net", "back@here.test", ""},
+		{sdk.Stranger, "s@example.net", "x@backup.test", ""},
+		{sdk.Login, "carol@here.test", "x@there.test", ""},
+		{sdk.Trusted, "s@example.net", "x@there.test", ""},
+		{sdk.Trusted, "s@example.net", "away@here.test", "SRS0=~=example.net=s@here.test"},
+	} {
+		_, m, _ := here.take(c.origin, c.sender, "Subject: x\r\n\r\n", c.to)
+		got := m.Recipients[0].Hops[0].Sender
+		if at := strings.Index(got, "SRS0="); at >= 0 {
+			got = got[:at+5] + "~" + got[at+5+8+3:]
+		}
+		if got != c.want {
+			t.Errorf("%s from %q to %s: %q, want %q", c.origin, c.sender, c.to, got, c.want)
+		}
+	}
+	_, m, _ := here.take(sdk.Stranger, "s@example.net", "Subject: x\r\n\r\n", "away@here.test")
+	back := m.Recipients[0].Hops[0].Sender
+	if result, m, _ := here.take(sdk.Stranger, "", "Subject: bounce\r\n\r\n", back); !result.Committed || ways(m) != back+" remote s@example.net" {
+		t.Errorf("a bounce: %v, %s", result.Reply, ways(m))
+	}
+	if result, _, _ := here.take(sdk.Stranger, "spam@example.org", "Subject: x\r\n\r\n", back); result.Reply != pipeline.ReplyNoMailbox {
+		t.Errorf("from somebody: %v", result.Reply)
+	}
+	if result, _, _ := here.take(sdk.Stranger, "", "Subject: x\r\n\r\n", strings.Replace(back, "=s@", "=victim@", 1)); result.Reply != pipeline.ReplyNoMailbox {
+		t.Errorf("for somebody else: %v", result.Reply)
+	}
+	o.Now = func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
+	later := newNode(t, o)
+	if result, _, _ := later.take(sdk.Stranger, "", "Subject: x\r\n\r\n", back); result.Reply != pipeline.ReplyNoMailbox {
+		t.Errorf("a month later: %v", result.Reply)
+	}
+}
