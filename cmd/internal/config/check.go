@@ -19,6 +19,7 @@ func (c *Config) check(o Options) {
 	c.checkListeners()
 	c.checkPipelines()
 	c.checkPlugins(o.Builtins)
+	c.checkReports()
 	c.checkNotYet()
 }
 

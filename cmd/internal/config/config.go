@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/pipeline/report"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/route"
 	"github.com/sluicemail/sluice/pipeline/units"
@@ -24,16 +25,18 @@ type Config struct {
 	Shadow      units.Size `toml:"shadow_memory" doc:"memory for message content that waits for plugins in shadow mode, all together; what does not fit is not asked about, and counted as busy"`
 	MinFree     units.Size `toml:"min_free" doc:"refuse new mail when the disk has less left; 0: 1 GiB or four memtables, whichever is more"`
 
-	TLS      TLS                           `toml:"tls" doc:"the certificate that listeners show; without this table one is made in data_dir, signed by itself"`
-	Log      Log                           `toml:"log" doc:"what is logged to standard error, and how"`
-	DNS      resolver.Config               `toml:"dns" doc:"who is asked for names"`
-	Storage  storage.Config                `toml:"storage" doc:"what the store may take"`
-	Login    account.Config                `toml:"login" doc:"how logins are verified"`
-	Alerts   Alerts                        `toml:"alerts" doc:"what the administrator is told of, in the log and by mail to postmaster"`
-	Listener map[string]*Listener          `toml:"listener" doc:"a port that we listen on, under a name of your own"`
-	Domain   map[string]*Domain            `toml:"domain" doc:"a domain whose mail is delivered here"`
-	Relay    map[string]*Relay             `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
-	Forward  Forward                       `toml:"forward" doc:"how mail that an alias sends elsewhere leaves"`
+	TLS      TLS                  `toml:"tls" doc:"the certificate that listeners show; without this table one is made in data_dir, signed by itself"`
+	Log      Log                  `toml:"log" doc:"what is logged to standard error, and how"`
+	DNS      resolver.Config      `toml:"dns" doc:"who is asked for names"`
+	Storage  storage.Config       `toml:"storage" doc:"what the store may take"`
+	Login    account.Config       `toml:"login" doc:"how logins are verified"`
+	Alerts   Alerts               `toml:"alerts" doc:"what the administrator is told of, in the log and by mail to postmaster"`
+	Listener map[string]*Listener `toml:"listener" doc:"a port that we listen on, under a name of your own"`
+	Domain   map[string]*Domain   `toml:"domain" doc:"a domain whose mail is delivered here"`
+	Relay    map[string]*Relay    `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
+	Forward  Forward              `toml:"forward" doc:"how mail that an alias sends elsewhere leaves"`
+	Reports  report.Config        `toml:"reports" doc:"what we tell other mail servers about their mail and their TLS; nothing unless switched on"`
+
 	Plugin   map[string]*pluginhost.Config `toml:"plugin" doc:"a plugin process, under the name by which pipelines ask for it"`
 	Pipeline map[string]*Pipeline          `toml:"pipeline" doc:"the seven stages' settings; inbound and outbound exist unwritten"`
 
@@ -104,6 +107,7 @@ func Default() *Config {
 		Storage:     storage.DefaultConfig(),
 		Login:       account.DefaultConfig(),
 		Alerts:      Alerts{After: units.Of(30 * time.Second), Mail: true},
+		Reports:     report.DefaultConfig(),
 		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
 	}
 }
