@@ -70,10 +70,8 @@ func ParseARCSeal(raw []byte) (*Signature, error) {
 	if err != nil {
 		return s, err
 	}
-	for _, name := range []string{"h", "bh", "c", "l"} {
-		if hasTag(s.Tags, name) {
-			return s, permError("%s= has no place in a seal", name)
-		}
+	if hasTag(s.Tags, "h") { // section 4.1.3; other tags have no meaning there
+		return s, permError("h= has no place in a seal")
 	}
 	s.HeaderRelaxed = true
 	return s, nil

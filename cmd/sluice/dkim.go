@@ -1,0 +1,447 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicemail/sluice/cmd/internal/config"
+	"github.com/sluicemail/sluice/cmd/internal/datadir"
+	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
+	"github.com/sluicemail/sluice/pipeline/authenticate/keyring"
+	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/units"
+)
+
+// What DNS says of a key's record.
+const (
+	keyPublished = "published"
+	keyMissing   = "missing"
+	keyDiffers   = "another key"
+	keyUnknown   = "unknown"
+)
+
+// keyLookup is how long one look-up of `--check` may take.
+const keyLookup = 10 * time.Second
+
+// dkimItem is one key as the subcommands of `sluice dkim` show it.
+type dkimItem struct {
+	keyring.Record
+	DNS string `json:"dns,omitempty"` // with --check: published, missing, another key or unknown
+	Why string `json:"why,omitempty"` // of unknown
+}
+
+func (a *app) dkimCommand() *cobra.Command {
+	return group("dkim", "make, show and rotate the keys that mail is signed with",
+		a.dkimNewCommand(), a.dkimShowCommand(), a.dkimRotateCommand())
+}
+
+// keyFlags are what new keys are like.
+type keyFlags struct {
+	selector, algorithm string
+	bits                int
+}
+
+func (f *keyFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.selector, "selector", "", "the `name` under which DNS has the key; default: the day, and r or e")
+	cmd.Flags().StringVar(&f.algorithm, "algorithm", "both", "rsa, ed25519 or both; not every server can verify Ed25519, so it is best beside RSA")
+	cmd.Flags().IntVar(&f.bits, "bits", 2048, "of an RSA key, 1024 to 8192; more than 2048 makes signing slow, and its record may not fit")
+}
+
+// wishes turns the flags into keys to be made.
+func (f *keyFlags) wishes() ([]keyring.Wish, error) {
+	if f.bits < dkim.MinBits || f.bits > dkim.MaxBits {
+		return nil, usagef("--bits: %d, expected %d to %d", f.bits, dkim.MinBits, dkim.MaxBits)
+	}
+	one := keyring.Wish{Selector: f.selector, Algorithm: dkim.RSA, Bits: f.bits}
+	two := keyring.Wish{Selector: f.selector, Algorithm: dkim.Ed25519}
+	switch f.algorithm {
+	case "rsa":
+		return []keyring.Wish{one}, nil
+	case "ed25519":
+		return []keyring.Wish{two}, nil
+	case "both":
+		if f.selector != "" {
+			one.Selector, two.Selector = f.selector+"-rsa", f.selector+"-ed25519"
+		}
+		return []keyring.Wish{one, two}, nil
+	}
+	return nil, usagef("--algorithm: %q, expected rsa, ed25519 or both", f.algorithm)
+}
+
+func (a *app) dkimNewCommand() *cobra.Command {
+	var flags keyFlags
+	cmd := &cobra.Command{
+		Use:   "new DOMAIN",
+		Short: "make keys for a domain and print the records that DNS needs; the first sign at once, later ones when rotate says so",
+		Args:  exactArgs("a domain"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			wishes, err := flags.wishes()
+			if err != nil {
+				return err
+			}
+			dir, domain, err := a.ownKeys(args[0])
+			if err != nil {
+				return err
+			}
+			keys, err := dir.Keys(domain)
+			if err != nil {
+				return err
+			}
+			for _, w := range wishes {
+				if slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.State == keyring.Next && k.Algorithm == w.Algorithm }) {
+					return fmt.Errorf("%s has a next key already; publish it, then: sluice dkim rotate %s --activate", domain, domain)
+				}
+			}
+			made, err := dir.Make(domain, wishes, time.Now())
+			if err != nil {
+				return err
+			}
+			return a.showMade(dir, domain, made)
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+// showMade prints the records of new keys and what to do with them.
+func (a *app) showMade(dir keyring.Dir, domain string, made []keyring.Key) error {
+	if err := a.showKeys(dir, domain, func(k keyring.Key) bool { return hasSelector(made, k.Selector) }, nil); err != nil || a.json {
+		return err
+	}
+	if made[0].State == keyring.Active {
+		fmt.Fprintf(a.stdout, "; publish this; mail from %s is signed from now on, and counts as unsigned until DNS has it\n", domain)
+	} else {
+		fmt.Fprintf(a.stdout, "; publish this beside what is there, then: sluice dkim rotate %s --activate\n", domain)
+	}
+	return nil
+}
+
+func hasSelector(keys []keyring.Key, selector string) bool {
+	return slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.Selector == selector })
+}
+
+func (a *app) dkimShowCommand() *cobra.Command {
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "show [DOMAIN]",
+		Short: "print the records of the keys as a zone file; with --check, whether DNS has them",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.load()
+			if err != nil {
+				return err
+			}
+			dir := keyring.Of(c.DataDir)
+			domains := slices.Sorted(maps.Keys(c.Domain))
+			if len(args) == 1 {
+				domain, err := hostedDomain(c, args[0])
+				if err != nil {
+					return err
+				}
+				domains = []string{domain}
+			}
+			var dns keyChecker
+			if check {
+				if dns, err = newKeyChecker(cmd.Context(), c); err != nil {
+					return err
+				}
+			}
+			bad := false
+			for _, domain := range domains {
+				err := a.showKeys(dir, domain, nil, dns)
+				if bad = bad || errors.Is(err, errSilent); err != nil && !errors.Is(err, errSilent) {
+					return err
+				}
+			}
+			if bad {
+				return errSilent
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "ask DNS for each record; exit 1 if one that is needed is not there")
+	return cmd
+}
+
+// showKeys prints the records of a domain's keys that which says yes to; errSilent: DNS lacks one that is needed.
+func (a *app) showKeys(dir keyring.Dir, domain string, which func(keyring.Key) bool, dns keyChecker) error {
+	records, err := dir.Records(domain)
+	if err != nil {
+		return err
+	}
+	if len(records) == 0 && !a.json {
+		fmt.Fprintf(a.stdout, "; %s has no keys; sluice dkim new %s makes some\n", domain, domain)
+	}
+	bad := false
+	for _, r := range records {
+		if which != nil && !which(r.Key) {
+			continue
+		}
+		item := dkimItem{Record: r}
+		if dns != nil {
+			item.DNS, item.Why = dns(&r)
+			needed := r.State == keyring.Active || r.State == keyring.Retired && time.Now().Before(r.Until)
+			bad = bad || needed && item.DNS != keyPublished
+		}
+		if a.json {
+			if err := json.NewEncoder(a.stdout).Encode(item); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(a.stdout, "; %s\n%s\n", describeKey(&item), item.Zone())
+	}
+	if bad {
+		return errSilent
+	}
+	return nil
+}
+
+// describeKey is a key in one line for a person.
+func describeKey(i *dkimItem) string {
+	text := fmt.Sprintf("%s %s, %d bits, %s", i.Domain, i.Algorithm, i.Bits, i.State)
+	switch i.State {
+	case keyring.Active:
+		if !i.Activated.IsZero() {
+			text += " since " + i.Activated.Format(time.DateOnly)
+		}
+	case keyring.Next:
+		text += ", made " + i.Created.Format(time.DateOnly)
+	case keyring.Retired:
+		text += ", needed until " + i.Until.Format(time.DateOnly)
+	}
+	if i.DNS != "" {
+		text += "; in DNS: " + i.DNS
+	}
+	if i.Why != "" {
+		text += ", " + i.Why
+	}
+	return text
+}
+
+// keyChecker says whether DNS has a record.
+type keyChecker func(r *keyring.Record) (state, why string)
+
+// newKeyChecker asks the servers of [dns].
+func newKeyChecker(ctx context.Context, c *config.Config) (keyChecker, error) {
+	dns, err := resolver.New(c.DNS, resolver.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return func(r *keyring.Record) (string, string) {
+		limited, cancel := context.WithTimeout(ctx, keyLookup)
+		defer cancel()
+		texts, err := dns.LookupTXT(limited, r.Name)
+		var e *net.DNSError
+		switch {
+		case errors.As(err, &e) && e.IsNotFound:
+			return keyMissing, ""
+		case err != nil:
+			return keyUnknown, err.Error()
+		}
+		for _, text := range texts {
+			if sameKey(text, r.Text) {
+				return keyPublished, ""
+			}
+		}
+		return keyDiffers, ""
+	}, nil
+}
+
+// sameKey reports whether a record of DNS has the key of ours, and nothing in it keeps that from being used.
+func sameKey(published, ours string) bool {
+	if _, err := dkim.ParseKey(published); err != nil {
+		return false
+	}
+	one, _ := dkim.ParseTags(published)
+	two, _ := dkim.ParseTags(ours)
+	kind := one.Squeezed("k")
+	if kind == "" {
+		kind = "rsa" // RFC 6376 section 3.6.1
+	}
+	return one.Squeezed("p") == two.Squeezed("p") && strings.EqualFold(kind, two.Squeezed("k"))
+}
+
+// rotateFlags are the flags of `sluice dkim rotate`.
+type rotateFlags struct {
+	keyFlags
+	activate, retire, force bool
+	keep                    string
+}
+
+func (a *app) dkimRotateCommand() *cobra.Command {
+	var flags rotateFlags
+	cmd := &cobra.Command{
+		Use:   "rotate DOMAIN",
+		Short: "make the next keys; --activate them when DNS has them; --retire what was replaced long ago",
+		Args:  exactArgs("a domain"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.activate && flags.retire {
+				return usagef("--activate and --retire do not go together")
+			}
+			dir, domain, err := a.ownKeys(args[0])
+			if err != nil {
+				return err
+			}
+			switch {
+			case flags.activate:
+				return a.activateKeys(cmd.Context(), dir, domain, &flags)
+			case flags.retire:
+				return a.retireKeys(dir, domain, flags.force)
+			}
+			return a.nextKeys(cmd, dir, domain, &flags)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&flags.activate, "activate", false, "sign with the next keys from now on")
+	cmd.Flags().BoolVar(&flags.retire, "retire", false, "remove the retired keys whose records are needed no more")
+	cmd.Flags().BoolVar(&flags.force, "force", false, "with --activate: without asking DNS; with --retire: before their time")
+	cmd.Flags().StringVar(&flags.keep, "keep", "10d", "with --activate: how long the `records` of the old keys stay needed")
+	return cmd
+}
+
+// nextKeys makes what follows the active keys: of the same kinds, unless flags say otherwise.
+func (a *app) nextKeys(cmd *cobra.Command, dir keyring.Dir, domain string, flags *rotateFlags) error {
+	keys, err := dir.Keys(domain)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.State == keyring.Next }) {
+		if err := a.showKeys(dir, domain, func(k keyring.Key) bool { return k.State == keyring.Next }, nil); err != nil || a.json {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "; these were made before; when DNS has them: sluice dkim rotate %s --activate\n", domain)
+		return nil
+	}
+	if !slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.State == keyring.Active }) {
+		return fmt.Errorf("%s has no keys; sluice dkim new %s makes some", domain, domain)
+	}
+	wishes, err := flags.wishes()
+	if err != nil {
+		return err
+	}
+	if !cmd.Flags().Changed("algorithm") {
+		wishes = slices.DeleteFunc(wishes, func(w keyring.Wish) bool {
+			return !slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.State == keyring.Active && k.Algorithm == w.Algorithm })
+		})
+	}
+	made, err := dir.Make(domain, wishes, time.Now())
+	if err != nil {
+		return err
+	}
+	return a.showMade(dir, domain, made)
+}
+
+func (a *app) activateKeys(ctx context.Context, dir keyring.Dir, domain string, flags *rotateFlags) error {
+	keep, err := units.ParseDuration(flags.keep)
+	if err != nil || keep.Std() < 0 {
+		return usagef("--keep: %q, expected a time such as 10d", flags.keep)
+	}
+	if !flags.force {
+		if err := a.mayActivate(ctx, dir, domain); err != nil {
+			return err
+		}
+	}
+	active, retired, err := dir.Activate(domain, time.Now(), keep.Std())
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.showKeys(dir, domain, func(k keyring.Key) bool { return hasSelector(active, k.Selector) || hasSelector(retired, k.Selector) }, nil)
+	}
+	for _, k := range active {
+		fmt.Fprintf(a.stdout, "; %s signs with %s from now on\n", domain, k.Selector)
+	}
+	for _, k := range retired {
+		fmt.Fprintf(a.stdout, "; leave %s._domainkey.%s in DNS until %s: mail signed with it is on its way\n", k.Selector, domain, k.Until.Format(time.DateOnly))
+	}
+	return nil
+}
+
+// mayActivate refuses keys that DNS does not have.
+func (a *app) mayActivate(ctx context.Context, dir keyring.Dir, domain string) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	records, err := dir.Records(domain)
+	if err != nil {
+		return err
+	}
+	dns, err := newKeyChecker(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.State != keyring.Next {
+			continue
+		}
+		if state, why := dns(&r); state != keyPublished {
+			if why != "" {
+				state += ", " + why
+			}
+			return fmt.Errorf("%s in DNS: %s; publish it first (sluice dkim show %s prints it), or --force", r.Name, state, domain)
+		}
+	}
+	return nil
+}
+
+func (a *app) retireKeys(dir keyring.Dir, domain string, force bool) error {
+	now := time.Now()
+	removed, err := dir.Remove(domain, func(k keyring.Key) bool { return force || !now.Before(k.Until) })
+	if err != nil {
+		return err
+	}
+	for _, k := range removed {
+		r := dkimItem{Record: keyring.Record{Key: k, Domain: domain, Name: k.Selector + "._domainkey." + domain}}
+		if a.json {
+			if err := json.NewEncoder(a.stdout).Encode(r); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(a.stdout, "; removed; take %s out of DNS\n", r.Name)
+	}
+	if len(removed) == 0 && !a.json {
+		fmt.Fprintf(a.stdout, "; %s has no retired key whose time is over\n", domain)
+	}
+	return nil
+}
+
+// ownKeys returns the directory of the keys for a command that changes it, as its owner (RULES D5).
+func (a *app) ownKeys(name string) (keyring.Dir, string, error) {
+	c, err := a.load()
+	if err != nil {
+		return "", "", err
+	}
+	domain, err := hostedDomain(c, name)
+	if err != nil {
+		return "", "", err
+	}
+	if err := datadir.Enter(c.DataDir, c.User, os.Args); err != nil {
+		return "", "", err
+	}
+	return keyring.Of(c.DataDir), domain, nil
+}
+
+// hostedDomain returns a domain of the configuration in canonical form.
+func hostedDomain(c *config.Config, name string) (string, error) {
+	domain, ok := dkim.Domain(name)
+	if !ok {
+		return "", usagef("%q is not a domain", name)
+	}
+	if _, ours := c.Domain[domain]; !ours {
+		return "", fmt.Errorf("%s is not hosted here; add [domain.%q] to %s first", domain, domain, c.Path)
+	}
+	return domain, nil
+}
