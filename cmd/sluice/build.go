@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/blob"
+	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
 )
 
@@ -37,12 +40,43 @@ func openStore(ctx context.Context, c *config.Config, logger *slog.Logger, fatal
 }
 
 // newTable returns where addresses go.
-func newTable(c *config.Config, store *storage.Store) (*route.Table, error) {
-	domains := make(map[string]route.Domain, len(c.Domain))
-	for name, d := range c.Domain {
-		domains[name] = d.Domain
+func newTable(ctx context.Context, c *config.Config, store *storage.Store) (*route.Table, error) {
+	key, err := loopKey(ctx, store)
+	if err != nil {
+		return nil, err
 	}
-	return route.NewTable(domains, c.Postmaster, store.Accounts())
+	o := route.Options{
+		Hostname: c.Hostname, Domains: make(map[string]route.Domain, len(c.Domain)), Relays: make(map[string]route.Relay, len(c.Relay)),
+		Forward: c.Forward, Postmaster: c.Postmaster, Accounts: store.Accounts(), LoopKey: key,
+	}
+	for name, d := range c.Domain {
+		o.Domains[name] = d.Domain
+	}
+	for name, r := range c.Relay {
+		o.Relays[name] = r.Relay
+	}
+	return route.NewTable(o)
+}
+
+// loopKey returns the secret by which forwarded mail is known when it comes back; the first one who asks makes it.
+func loopKey(ctx context.Context, store *storage.Store) ([]byte, error) {
+	const form, size = 1, 32
+	name := []byte("system/loop")
+	key, err := store.KV().Get(ctx, name)
+	if err == nil && len(key) == 1+size && key[0] == form {
+		return key[1:], nil
+	}
+	if err != nil && !errors.Is(err, kv.ErrNotFound) {
+		return nil, fmt.Errorf("read the key of forwarded mail: %w", err)
+	}
+	key = make([]byte, size)
+	_, _ = rand.Read(key) // it never fails
+	var b kv.Batch
+	b.Set(name, append([]byte{form}, key...))
+	if _, err := store.KV().Apply(ctx, &b); err != nil {
+		return nil, fmt.Errorf("keep the key of forwarded mail: %w", err)
+	}
+	return key, nil
 }
 
 func queueSettings(c *config.Config) map[string]queue.Config {

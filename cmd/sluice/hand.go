@@ -10,6 +10,8 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 )
 
@@ -61,15 +63,12 @@ func (v verb) operation() operation {
 
 // hops says where mail of an address goes now.
 func (d *desk) hops(ctx context.Context, address string) ([]pipeline.Hop, error) {
-	accounts, err := d.table().Resolve(ctx, address)
+	table := d.table()
+	way, err := table.Resolve(ctx, route.Asked{Address: address, Origin: sdk.Generated})
 	if err != nil {
 		return nil, err
 	}
-	var hops []pipeline.Hop
-	for _, a := range accounts {
-		hops = append(hops, pipeline.Hop{Kind: pipeline.HopMailbox, Account: a.ID, Address: a.Address})
-	}
-	return hops, nil
+	return table.Hops("", way.Targets), nil
 }
 
 func (a *app) verbCommands(group string) []*cobra.Command {

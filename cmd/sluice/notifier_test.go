@@ -34,7 +34,7 @@ func TestNotifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := route.NewTable(map[string]route.Domain{"example.test": route.DefaultDomain()}, "", store.Accounts())
+	table, err := route.NewTable(route.Options{Domains: map[string]route.Domain{"example.test": route.DefaultDomain()}, Accounts: store.Accounts()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func (a *app) performHere(ctx context.Context, c *config.Config, op operation, r
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close(ctx)) }()
-	table, err := newTable(c, store)
+	table, err := newTable(ctx, c, store)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (s *server) reload(ctx context.Context, path string) error {
 	if what := s.fixed(c); what != "" {
 		return fmt.Errorf("%s has changed, which needs a restart: sluice serve", what)
 	}
-	table, err := newTable(c, s.store)
+	table, err := newTable(ctx, c, s.store)
 	if err != nil {
 		return err
 	}

@@ -213,8 +213,8 @@ func (s *server) startPlugins(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) buildRoutes(context.Context) (err error) {
-	s.table, err = newTable(s.config, s.store)
+func (s *server) buildRoutes(ctx context.Context) (err error) {
+	s.table, err = newTable(ctx, s.config, s.store)
 	return err
 }
 

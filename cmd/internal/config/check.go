@@ -20,7 +20,9 @@ func (c *Config) check(o Options) {
 	c.checkPipelines()
 	c.checkPlugins(o.Builtins)
 	c.checkReports()
-	c.checkNotYet()
+	c.checkRelays()
+	c.checkForward()
+	c.checkDestinations()
 }
 
 func (c *Config) checkTop(o Options) {

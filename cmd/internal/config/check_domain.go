@@ -106,6 +106,9 @@ func (c *Config) checkDomains() {
 	}
 	c.checkPostmaster()
 	c.checkLoops(written)
+	if c.Postmaster != "" && !c.hostsLocally(c.Postmaster) && len(c.Domain) > 0 && !c.src.isBad("postmaster") {
+		c.src.warnf(keys("postmaster"), "%s is passed on to another server; who writes to <Postmaster> is heard there only", c.Postmaster)
+	}
 	if len(c.Domain) == 0 && c.servesStrangers() {
 		c.src.warnf(keys("domain"), "there is none, so every recipient is refused; expected at least one [domain.\"example.test\"]")
 	}
@@ -157,11 +160,15 @@ func (c *Config) checkTargets(at []string, targets route.AddressList) route.Addr
 	}
 	for _, target := range targets {
 		canonical, domain, err := address(target)
+		if err == nil && !c.hosts(domain) { // the case of a local part is its server's
+			canonical = target[:strings.LastIndexByte(target, '@')] + "@" + domain
+			if c.forward == nil {
+				c.forward = at
+			}
+		}
 		switch {
 		case err != nil:
 			c.src.errorf(at, "%v", err)
-		case !c.hosts(domain):
-			c.src.errorf(at, "%q is at another server, and this version does not deliver to other servers yet; expected an address in a domain of this file", target)
 		case slices.Contains(out, canonical):
 			c.src.warnf(at, "%q is listed twice", target)
 		default:
@@ -169,6 +176,13 @@ func (c *Config) checkTargets(at []string, targets route.AddressList) route.Addr
 		}
 	}
 	return out
+}
+
+// hostsLocally reports whether mail for an address in canonical form is delivered here by its domain's table.
+func (c *Config) hostsLocally(address string) bool {
+	local, domain, _ := strings.Cut(address, "@")
+	d, ok := c.Domain[domain]
+	return ok && (d.Accept != route.AcceptRelay || len(d.Aliases[local]) > 0)
 }
 
 // hosts reports whether a domain in canonical form is one of ours, also while their table is still being checked.

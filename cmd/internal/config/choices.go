@@ -47,4 +47,4 @@ func pattern(path []string) string {
 }
 
 // namedTables are the top-level keys below which every table has a name of the administrator's.
-var namedTables = map[string]bool{"listener": true, "domain": true, "relay": true, "plugin": true, "pipeline": true}
+var namedTables = map[string]bool{"listener": true, "domain": true, "relay": true, "destination": true, "plugin": true, "pipeline": true}

@@ -4,8 +4,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/deliver"
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/report"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/route"
@@ -34,8 +36,12 @@ type Config struct {
 	Listener map[string]*Listener `toml:"listener" doc:"a port that we listen on, under a name of your own"`
 	Domain   map[string]*Domain   `toml:"domain" doc:"a domain whose mail is delivered here"`
 	Relay    map[string]*Relay    `toml:"relay" doc:"a fixed next hop for a domain; \".example.net\" is for its subdomains, \"*\" for everything else. It says where, never who may"`
-	Forward  Forward              `toml:"forward" doc:"how mail that an alias sends elsewhere leaves"`
-	Reports  report.Config        `toml:"reports" doc:"what we tell other mail servers about their mail and their TLS; nothing unless switched on"`
+	Forward  route.Forward        `toml:"forward" doc:"how mail that an alias sends elsewhere leaves"`
+	Queue    queue.Limits         `toml:"queue" doc:"what the queue may take, for all pipelines together"`
+
+	Destination map[string]*Destination `toml:"destination" doc:"what is different for mail to a domain; \".example.net\" is for its subdomains, of which the nearest counts"`
+
+	Reports report.Config `toml:"reports" doc:"what we tell other mail servers about their mail and their TLS; nothing unless switched on"`
 
 	Plugin   map[string]*pluginhost.Config `toml:"plugin" doc:"a plugin process, under the name by which pipelines ask for it"`
 	Pipeline map[string]*Pipeline          `toml:"pipeline" doc:"the seven stages' settings; inbound and outbound exist unwritten"`
@@ -45,6 +51,7 @@ type Config struct {
 
 	src     *source
 	written map[string]string // domains by their canonical name: as the file has them
+	forward []string          // the first key that leads to another server
 }
 
 // TLS is [tls].
@@ -78,23 +85,25 @@ type Alerts struct {
 
 // Domain is [domain."NAME"]. Who gets its mail belongs to package route.
 type Domain struct {
-	Accept string `toml:"accept" oneof:"local relay" doc:"local (delivered here) or relay (a backup MX: passed on by [relay])"`
 	route.Domain
 }
 
-// Relay is [relay."DOMAIN"].
+// Relay is [relay."DOMAIN"]. It belongs to package route.
 type Relay struct {
-	Hosts    []string `toml:"hosts" doc:"\"name:port\", port 25 if left out; tried in order, without an MX look-up"`
-	TLS      string   `toml:"tls" oneof:"opportunistic require verify none implicit" doc:"opportunistic, require (any certificate), verify (a valid one), none or implicit"`
-	Username string   `toml:"username" doc:"to log in with; empty: no login"`
-	Password string   `toml:"password" sluice:"secret" doc:"\"@FILE\" or \"$NAME\" keeps it out of this file"`
+	route.Relay
 }
 
-// Forward is [forward].
-type Forward struct {
-	SRSDomain  string   `toml:"srs_domain" doc:"one of our domains under which the sender of forwarded mail is rewritten (SRS); empty: the sender stays"`
-	SRSSecrets []string `toml:"srs_secrets" sluice:"secret" doc:"one secret, or two while they are changed: the first signs, both are taken"`
+// Destination is [destination."DOMAIN"]: how the queue and deliver treat mail to a domain.
+type Destination struct {
+	QueueDestination
+	DeliverDestination
 }
+
+// Two structs of one name can't be embedded side by side; these are the names that they have here.
+type (
+	QueueDestination   = queue.Destination
+	DeliverDestination = deliver.Destination
+)
 
 // Default returns what an empty file means: no listener, no domain, and both unwritten pipelines.
 func Default() *Config {
@@ -108,6 +117,7 @@ func Default() *Config {
 		Login:       account.DefaultConfig(),
 		Alerts:      Alerts{After: units.Of(30 * time.Second), Mail: true},
 		Reports:     report.DefaultConfig(),
+		Queue:       queue.DefaultLimits(),
 		Pipeline:    map[string]*Pipeline{"inbound": DefaultPipeline(), "outbound": DefaultPipeline()},
 	}
 }
@@ -122,7 +132,7 @@ func setDefaults(table any, name string, values map[string]any) {
 	case *Domain:
 		*t = *DefaultDomain()
 	case *Relay:
-		t.TLS = "opportunistic"
+		t.Relay = route.DefaultRelay()
 	case *Pipeline:
 		*t = *DefaultPipeline()
 	case *pluginhost.Config:
@@ -146,7 +156,7 @@ func DefaultListener(protocol string) *Listener {
 }
 
 // DefaultDomain returns a domain as an empty table means it.
-func DefaultDomain() *Domain { return &Domain{Accept: "local", Domain: route.DefaultDomain()} }
+func DefaultDomain() *Domain { return &Domain{route.DefaultDomain()} }
 
 // LockFile is the file whose lock says who has the store open.
 func (c *Config) LockFile() string { return filepath.Join(c.DataDir, "lock") }

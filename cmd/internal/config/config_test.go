@@ -194,3 +194,22 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestRelays reads what says where mail goes that leaves.
+func TestRelays(t *testing.T) {
+	c, err := Load("testdata/warn/forward.toml", testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Relay["*"].Hosts; !slices.Equal(got, []string{"smart.example.net:587", "192.0.2.1:25", "[2001:db8::1]:25", "[2001:db8::2]:26"}) {
+		t.Errorf("hosts %q", got)
+	}
+	if got := c.Domain["example.test"].Aliases["postmaster"]; !slices.Equal(got, []string{"Someone.Else@example.net"}) {
+		t.Errorf("a forward leads to %q", got)
+	}
+	for domain, want := range map[string]string{"mx.example.net": "verify", "a.b.example.net": "verify", "example.net": "", "example.org": "", "net": ""} {
+		if got := c.DestinationFor(domain).DeliverDestination.TLS; got != want {
+			t.Errorf("%s has tls %q, want %q", domain, got, want)
+		}
+	}
+}

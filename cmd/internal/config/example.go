@@ -52,6 +52,9 @@ var exampleTables = map[string][]string{
 	"listener": {"mx", "submission", "lmtp", "imap", "pop3", "admin"},
 	"domain":   {"example.test"},
 	"relay":    {"example.net"},
+
+	"destination": {"example.net"},
+
 	"plugin":   {"eicar"},
 	"pipeline": {"inbound"},
 }
@@ -70,6 +73,7 @@ var exampleValues = map[string]string{
 	"domain.example.test.aliases": `{ postmaster = "alice@example.test", team = ["alice@example.test", "bob@example.test"] }`,
 	"domain.example.test.send_as": `{ alice = ["sales@example.test"] }`,
 	"relay.example.net.hosts":     `["127.0.0.1:2600"]`,
+	"relay.example.net.username":  `"example"`,
 	"relay.example.net.password":  `"@relay.secret"`,
 	"plugin.eicar.command":        `["./eicar"]`,
 	"plugin.eicar.builtin":        `"eicar"`,
@@ -82,8 +86,9 @@ var exampleValues = map[string]string{
 // exampleComments are the keys and tables that are shown as comments.
 var exampleComments = map[string]string{
 	"tls":                  "",
-	"relay":                "not in force yet: delivery to other servers comes with a later version",
-	"forward":              "not in force yet: delivery to other servers comes with a later version",
+	"relay":                "",
+	"forward":              "",
+	"destination":          "",
 	"plugin.eicar.command": "",
 	"plugin.eicar.config":  "",
 	"plugin.eicar.canary":  "",

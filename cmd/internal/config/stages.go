@@ -25,7 +25,7 @@ type Pipeline struct {
 	AntiVirus    antivirus.Config    `toml:"anti-virus" doc:"plugins clear it"`
 	Route        route.Config        `toml:"route" doc:"whose is it, and where does it go"`
 	Queue        queue.Config        `toml:"queue" doc:"when is it tried again"`
-	Deliver      deliver.Config      `toml:"deliver" doc:"into the mailbox, or out by SMTP; no keys yet"`
+	Deliver      deliver.Config      `toml:"deliver" doc:"into the mailbox, or out to other servers"`
 }
 
 // DefaultPipeline returns a pipeline as an empty table means it.
