@@ -33,14 +33,25 @@ type SenderOptions struct {
 	// means that the letter is not queued and may be submitted again.
 	Submit func(ctx context.Context, l *Letter) error
 
-	// TakeTLS hands over what was counted about TLS on a UTC day, which then belongs to the sender; nil: no TLS reports.
-	TakeTLS func(day time.Time) []tlsrpt.Summary
+	// TLS is asked once a day what was counted on the day before; nil: no TLS reports. *tlsrpt.Collector is one.
+	TLS TLSSource
 
 	// Rules say to which addresses reports may be posted by https; the zero Rules are the Internet's.
 	Rules mx.Rules
 
 	Now func() time.Time
 }
+
+// TLSSource counts how TLS went. It is called by one goroutine.
+type TLSSource interface {
+	// Take returns what there is to report about a UTC day. With an error some may be missing.
+	Take(ctx context.Context, day time.Time) ([]tlsrpt.Summary, error)
+
+	// Forget drops the day: the sender has kept it.
+	Forget(ctx context.Context, day time.Time) error
+}
+
+var _ TLSSource = (*tlsrpt.Collector)(nil)
 
 // Timing.
 const (
@@ -63,7 +74,7 @@ type Sender struct {
 
 	// Of the goroutine alone.
 	tried map[string]time.Time // by key: when it could not be sent
-	taken time.Time            // the last day of which TakeTLS was asked
+	taken time.Time            // the last day that TLS was asked about
 }
 
 // NewSender returns a sender; Start must be called before it sends.

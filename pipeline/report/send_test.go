@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,16 +72,24 @@ func newSite(t *testing.T, engine kv.Engine) *site {
 			s.letters = append(s.letters, l)
 			return nil
 		},
-		TakeTLS: func(day time.Time) (out []tlsrpt.Summary) {
-			for _, one := range s.tls {
-				if one.Day.Equal(day) {
-					out = append(out, one)
-				}
-			}
-			return out
-		},
+		TLS: s,
 	})
 	return s
+}
+
+// Take and Forget make it a TLSSource.
+func (s *site) Take(_ context.Context, day time.Time) (out []tlsrpt.Summary, err error) {
+	for _, one := range s.tls {
+		if one.Day.Equal(day) {
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
+func (s *site) Forget(_ context.Context, day time.Time) error {
+	s.tls = slices.DeleteFunc(s.tls, func(one tlsrpt.Summary) bool { return one.Day.Equal(day) })
+	return nil
 }
 
 func (s *site) pass(d time.Duration) { s.mu.Lock(); defer s.mu.Unlock(); s.now = s.now.Add(d) }
@@ -369,8 +378,8 @@ func TestTLSByMail(t *testing.T) {
 	s.tls = []tlsrpt.Summary{summary("example.net", day), summary("nobody.test", day), summary("bad/name.test", day)}
 	s.pass(12*time.Hour + settle + spread)
 	s.look()
-	if len(s.letters) != 1 || s.keys() != 0 {
-		t.Fatalf("%d letters, %d keys", len(s.letters), s.keys())
+	if len(s.letters) != 1 || s.keys() != 0 || len(s.tls) != 0 {
+		t.Fatalf("%d letters, %d keys, %d summaries", len(s.letters), s.keys(), len(s.tls))
 	}
 	l := s.letters[0]
 	m, err := mail.ReadMessage(bytes.NewReader(l.Text))

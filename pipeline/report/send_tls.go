@@ -3,7 +3,6 @@ package report
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -48,18 +47,24 @@ func (s *Sender) lookTLS(ctx context.Context, config Config) error {
 func (s *Sender) takeTLS(ctx context.Context, config Config) error {
 	today := s.o.Now().UTC().Truncate(24 * time.Hour)
 	yesterday := today.Add(-24 * time.Hour)
-	if s.o.TakeTLS == nil || s.taken.Equal(yesterday) || s.o.Now().Sub(today) < settle {
+	if s.o.TLS == nil || s.taken.Equal(yesterday) || s.o.Now().Sub(today) < settle {
 		return nil
 	}
 	for _, day := range []time.Time{yesterday.Add(-24 * time.Hour), yesterday} {
-		summaries := s.o.TakeTLS(day)
-		if !config.TLS {
-			continue
+		summaries, err := s.o.TLS.Take(ctx, day)
+		if err != nil {
+			return err
 		}
 		for i := range summaries {
-			if err := s.keepTLS(ctx, &summaries[i]); err != nil {
-				s.o.Logger.Warn("TLS report lost", "domain", summaries[i].Domain, "why", err)
+			if !config.TLS {
+				break
 			}
+			if err := s.keepTLS(ctx, &summaries[i]); err != nil {
+				return err
+			}
+		}
+		if err := s.o.TLS.Forget(ctx, day); err != nil {
+			return err
 		}
 	}
 	s.taken = yesterday
@@ -77,7 +82,8 @@ func (s *Sender) keepTLS(ctx context.Context, sum *tlsrpt.Summary) error {
 		return err
 	}
 	if len(text) > maxDocument {
-		return errors.New("it is too large")
+		s.o.Logger.Warn("TLS report is too large", "domain", domain, "size", len(text), "action", "dropped")
+		return nil
 	}
 	var b kv.Batch
 	b.Set([]byte(periodKey(tlsPrefix, sum.Day)+domain+"/"), text)
