@@ -28,7 +28,7 @@ type Config struct {
 	// p=reject is refused with 550, p=quarantine goes to Junk.
 	DMARC DMARCMode `toml:"dmarc"`
 
-	Discovery Discovery `toml:"dmarc_discovery" doc:"how a DMARC policy and an organisation are found: tree-walk (RFC 9989, with the public suffix list where DNS is silent) or psl (RFC 7489, the list alone)"`
+	Discovery Discovery `toml:"dmarc_discovery" oneof:"tree-walk psl" doc:"how a DMARC policy and an organisation are found: tree-walk (RFC 9989, with the public suffix list where DNS is silent) or psl (RFC 7489, the list alone)"`
 
 	// ARCTrusted are A-labels after Validate.
 	ARCTrusted []string `toml:"arc_trusted" doc:"domains of forwarders and mailing lists whose ARC seal is believed: what passed DMARC there is not refused here because they changed it"`

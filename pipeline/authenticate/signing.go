@@ -21,7 +21,7 @@ const (
 
 // Signing is the table [domain."NAME".dkim].
 type Signing struct {
-	Sign   SignMode       `toml:"sign" doc:"auto (mail from this domain is signed with the keys that sluice dkim new has made), require (without a key it does not leave: 451) or off"`
+	Sign   SignMode       `toml:"sign" oneof:"auto require off" doc:"auto (mail from this domain is signed with the keys that sluice dkim new has made), require (without a key it does not leave: 451) or off"`
 	Expire units.Duration `toml:"expire" doc:"signatures hold for so long (x=); 0s: for good. Less than mail may be on its way, with the queues of others, breaks it"`
 	ARC    bool           `toml:"arc" doc:"put an ARC seal (RFC 8617) of this domain on other people's mail that its aliases send elsewhere, if there is a key"`
 }

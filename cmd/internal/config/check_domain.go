@@ -127,6 +127,9 @@ func (c *Config) checkDomain(key, name string, d *Domain) {
 	if err := d.Validate(); err != nil {
 		c.src.refuse(keys("domain", key), err)
 	}
+	if err := d.DKIM.Validate(); err != nil {
+		c.src.refuse(keys("domain", key, "dkim"), err)
+	}
 	d.Aliases = c.checkAliases(key, name, d.Aliases)
 	d.CatchAll = c.checkTargets(keys("domain", key, "catch_all"), d.CatchAll)
 }

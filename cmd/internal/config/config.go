@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/authenticate"
 	"github.com/sluicemail/sluice/pipeline/deliver"
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
@@ -85,6 +86,7 @@ type Alerts struct {
 
 // Domain is [domain."NAME"]. Who gets its mail belongs to package route.
 type Domain struct {
+	DKIM authenticate.Signing `toml:"dkim" doc:"how mail from this domain is signed; sluice dkim new makes the keys"`
 	route.Domain
 }
 
@@ -156,7 +158,9 @@ func DefaultListener(protocol string) *Listener {
 }
 
 // DefaultDomain returns a domain as an empty table means it.
-func DefaultDomain() *Domain { return &Domain{route.DefaultDomain()} }
+func DefaultDomain() *Domain {
+	return &Domain{DKIM: authenticate.DefaultSigning(), Domain: route.DefaultDomain()}
+}
 
 // LockFile is the file whose lock says who has the store open.
 func (c *Config) LockFile() string { return filepath.Join(c.DataDir, "lock") }
