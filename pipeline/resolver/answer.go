@@ -19,6 +19,7 @@ type answer struct {
 	addrs      []netip.Addr
 	names      []string
 	tlsas      []TLSA
+	services   []*net.SRV
 	name       string // where the CNAMEs led to
 	secure     bool   // as in Answer
 	nothing    bool   // no name at all: NXDOMAIN
@@ -149,6 +150,11 @@ func (a *answer) add(rr dns.RR, room int) int {
 		}
 		a.tlsas = append(a.tlsas, TLSA{rr.Usage, rr.Selector, rr.MatchingType, data})
 		return len(data) + 32
+	case *dns.SRV:
+		if host, ok := hostName(rr.Target); ok {
+			a.services = append(a.services, &net.SRV{Target: host, Port: rr.Port, Priority: rr.Priority, Weight: rr.Weight})
+			return len(host) + 40
+		}
 	}
 	return 0
 }
@@ -167,6 +173,9 @@ func (a *answer) size() int64 {
 	}
 	for _, t := range a.tlsas {
 		n += int64(32 + len(t.Data))
+	}
+	for _, s := range a.services {
+		n += int64(48 + len(s.Target))
 	}
 	n += int64(len(a.name))
 	if a.err != nil {

@@ -203,7 +203,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return
 		}
-		records := len(a.texts) + len(a.exchangers) + len(a.addrs) + len(a.names) + len(a.tlsas)
+		records := len(a.texts) + len(a.exchangers) + len(a.addrs) + len(a.names) + len(a.tlsas) + len(a.services)
 		if a.secure {
 			t.Error("secure, and nobody trusts the server")
 		}
