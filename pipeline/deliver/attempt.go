@@ -248,7 +248,9 @@ func (a *attempt) policyTrouble(t *target, err error) *trouble {
 	}
 	var policy *tlspolicy.Error
 	if errors.As(err, &policy) {
-		tr.never = policy.Permanent
+		if tr.never = policy.Permanent; a.p.Params.TLS {
+			tr.pace = pipeline.PaceSame // another message may not ask for it
+		}
 		if policy.Status != "" {
 			tr.status = policy.Status
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,7 +32,8 @@ import (
 // TestDialogues plays the files of testdata/dialogue: what servers say, what they have to hear, and what comes of it. Mail
 // for example.test goes to mx1.example.test and then to mx2.example.test. The lines of a part are
 //
-//	config: KEY=VALUE ...    of Config; assume_8bit, families, max_recipients, max_messages, keep, timeout, tls
+//	config: KEY=VALUE ...    of Config; assume_8bit, families, max_recipients, max_messages, keep, timeout, tls,
+//	                         roots (the test's certificate is known), allow_private= (none)
 //	relay: WORD ...          lmtp, unix, tls=LEVEL, user=NAME, pass=WORD: mx1 as a relay in place of MX
 //	params: WORD ...         smtputf8, requiretls, body=, ret=, envid=
 //	from: address            MAIL FROM; without: sender@example.org
@@ -49,8 +50,10 @@ import (
 //	  data*                  the same, and does not look at it
 //	  bdat N                 reads N octets and checks that they are the message
 //	  starttls               makes the handshake
+//	  badtls                 the client has to refuse the certificate
 //	  wait DURATION          says nothing for so long; rest: until the client goes away
-//	  close                  closes. Without, the client has to: quit: QUIT is heard before
+//	  quit                   QUIT is heard, and answered; without, it may be
+//	  close                  closes; without, the client has to
 //	end                      what comes of it:
 //	outcome: KIND STATUS pattern        of each recipient of the last attempt, in order, up to the last that is given
 //	reply: text, tls: pattern, relayed: true      of the last outcome above
@@ -63,6 +66,7 @@ func TestDialogues(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
@@ -84,6 +88,7 @@ type scene struct {
 	config    Config
 	transport pipeline.Transport
 	relayed   bool
+	roots     bool
 	params    pipeline.SenderParams
 	sender    string
 	to        []pipeline.ParcelRecipient
@@ -285,6 +290,8 @@ func (s *scene) configure(word string) {
 		s.config.Timeout = duration
 	case "tls":
 		s.config.TLS = value
+	case "roots":
+		s.roots = true
 	case "allow_private":
 		s.config.AllowPrivate = nil
 	default:
@@ -413,7 +420,11 @@ func newNetwork(t *testing.T, s *scene) *network {
 			delete(s.scripts, host)
 			continue
 		}
-		go n.accept(host, l)
+		s.played.Add(1)
+		go func() {
+			defer s.played.Done()
+			n.accept(host, l)
+		}()
 	}
 	return n
 }
@@ -454,7 +465,10 @@ func (n *network) accept(host string, l net.Listener) {
 			}
 			if len(scripts[0]) > 0 && scripts[0][len(scripts[0])-1] != "close" {
 				a.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-				if rest, err := io.ReadAll(a.in); err != nil && !errors.Is(err, net.ErrClosed) || len(rest) > 0 && string(rest) != "QUIT\r\n" {
+				rest, err := a.in.ReadString('\n')
+				if rest == "QUIT\r\n" {
+					io.WriteString(a.conn, "221 2.0.0 bye\r\n")
+				} else if rest != "" || errors.Is(err, os.ErrDeadlineExceeded) {
 					n.s.fault("%s at the end: %q, %v", host, rest, err)
 				}
 			}
@@ -513,6 +527,14 @@ func (a *actor) act(line string) error {
 		}
 		a.conn, a.in = t, bufio.NewReader(t)
 		return nil
+	case "badtls": // the client ends the handshake, or what follows it
+		t := tls.Server(a.conn, &tls.Config{Certificates: []tls.Certificate{a.n.cert}})
+		if err := t.Handshake(); err == nil {
+			if n, err := t.Read(make([]byte, 1)); err == nil {
+				return fmt.Errorf("it went on with %d octets", n)
+			}
+		}
+		return nil
 	case "wait":
 		d, err := time.ParseDuration(rest)
 		time.Sleep(d)
@@ -521,7 +543,11 @@ func (a *actor) act(line string) error {
 		io.Copy(io.Discard, a.in)
 		return nil
 	case "quit":
-		return a.act("C: QUIT")
+		if err := a.act("C: QUIT"); err != nil {
+			return err
+		}
+		io.WriteString(a.conn, "221 2.0.0 bye\r\n") // or it has gone
+		return nil
 	case "close":
 		return a.conn.Close()
 	}
@@ -569,6 +595,15 @@ mx2.example.test. A 127.0.7.2
 		Logger: slog.New(slog.NewTextHandler(log, nil)),
 		Own:    func(a netip.AddrPort) bool { return a.Addr() == netip.MustParseAddr("127.0.7.9") },
 	}
+	if s.roots {
+		pool := x509.NewCertPool()
+		leaf, err := x509.ParseCertificate(n.cert.Certificate[0])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		pool.AddCert(leaf)
+		o.Policies = tlspolicy.New(tlspolicy.Options{DNS: dns, Roots: pool})
+	}
 	if s.relayed {
 		s.transport.Name = "relay.example.test"
 		s.transport.Hosts = []string{fmt.Sprintf("mx1.example.test:%d", n.port)}
@@ -576,5 +611,3 @@ mx2.example.test. A 127.0.7.2
 	}
 	return New(o)
 }
-
-var _ = path.Join

@@ -235,11 +235,11 @@ func (a *attempt) apply(s *session, d *dialer, batch []int, r *wire.Result) *tro
 // fate gives the outcome to a recipient whom the server accepted.
 func (a *attempt) fate(i, n int, s *session, d *dialer, r *wire.Result) *trouble {
 	reply := r.Answer(n)
-	if reply.Code == 0 && r.Data.Code != 354 {
+	if reply.Code == 0 && (r.Data.Temporary() || r.Data.Permanent()) {
 		reply = r.Data
 	}
 	switch {
-	case reply.OK():
+	case reply.OK() && r.Ended: // only then: a 250 in another place takes nothing
 		a.settle(i, s, d, pipeline.Delivered, "", statusOf(reply, atData), reply)
 	case reply.Permanent():
 		a.settle(i, s, d, pipeline.Failed, "", statusOf(reply, atData), reply)

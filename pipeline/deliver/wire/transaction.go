@@ -298,7 +298,9 @@ func (c *Conn) readData(r *Result, accepted int) (err error) {
 		return fmt.Errorf("read the reply to DATA: %w", err)
 	}
 	if r.Data.OK() || r.Data.Code/100 == 3 && r.Data.Code != 354 {
-		return c.fail(fmt.Errorf("read the reply to DATA: %w", &ProtocolError{What: errClass, Got: r.Data.String()}))
+		got := r.Data.String()
+		r.Data = Reply{}
+		return c.fail(fmt.Errorf("read the reply to DATA: %w", &ProtocolError{What: errClass, Got: got}))
 	}
 	if accepted > 0 || r.Data.Code != 354 {
 		return nil
