@@ -245,10 +245,10 @@ func TestSpending(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	for c.spend(key) {
+	for c.spend(key, true) {
 		n++
 	}
-	if n < 100 || n > 200 {
+	if n < 200 || n > 250 {
 		t.Errorf("%d verifications before it is enough", n)
 	}
 }

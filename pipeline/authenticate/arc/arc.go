@@ -196,7 +196,9 @@ type Check struct {
 	Header *dkim.Header
 	Body   *dkim.Body // with the sums of the forms that the message signatures want
 	Key    func(*dkim.Signature) (*dkim.Key, error)
-	Spend  func(*dkim.Key) bool // false: enough has been spent on this message
+
+	// Spend counts a verification, with whole of one for which the header is hashed; false: enough has been spent on this message.
+	Spend func(key *dkim.Key, whole bool) bool
 }
 
 // Verdict is what became of a chain.
@@ -225,7 +227,7 @@ func (c *Chain) Verify(k *Check) Verdict {
 	}
 	for i := n - 1; i >= 0; i-- {
 		seal := c.Sets[i].Seal
-		key, err := k.key(seal)
+		key, err := k.key(seal, false)
 		if err == nil {
 			err = seal.Verify(digests[i], key)
 		}
@@ -245,16 +247,16 @@ func (k *Check) message(s *dkim.Signature) error {
 	if err := s.CheckBody(k.Body); err != nil {
 		return err
 	}
-	key, err := k.key(s)
+	key, err := k.key(s, true)
 	if err != nil {
 		return err
 	}
 	return s.CheckHeader(k.Header, key)
 }
 
-func (k *Check) key(s *dkim.Signature) (*dkim.Key, error) {
+func (k *Check) key(s *dkim.Signature, whole bool) (*dkim.Key, error) {
 	key, err := k.Key(s)
-	if err == nil && !k.Spend(key) {
+	if err == nil && !k.Spend(key, whole) {
 		err = &dkim.Failure{Result: dkim.Policy, Why: "the chain costs too much to verify"}
 	}
 	return key, err
