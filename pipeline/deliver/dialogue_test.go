@@ -415,9 +415,15 @@ func newNetwork(t *testing.T, s *scene) *network {
 	}
 	for i, l := range n.listeners {
 		host := []string{"mx1", "mx2"}[i]
-		if scripts := s.scripts[host]; len(scripts) > 0 && slices.Equal(scripts[0], []string{"absent"}) {
-			l.Close()
+		s.mu.Lock()
+		scripts := s.scripts[host]
+		absent := len(scripts) > 0 && slices.Equal(scripts[0], []string{"absent"})
+		if absent {
 			delete(s.scripts, host)
+		}
+		s.mu.Unlock()
+		if absent {
+			l.Close()
 			continue
 		}
 		s.played.Add(1)
