@@ -337,6 +337,9 @@ func envelope(g got) string {
 	if p.SMTPUTF8 {
 		b.WriteString(" utf8")
 	}
+	if p.TLS {
+		b.WriteString(" requiretls")
+	}
 	for i, r := range g.recipients {
 		fmt.Fprintf(&b, " to=<%s>", r)
 		if n := g.rcptParams[i].Notify; len(n) > 0 {

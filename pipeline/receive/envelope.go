@@ -26,44 +26,17 @@ func (g *gate) mail(text, arg string) {
 			return
 		}
 		g.path = p
-		g.mailParams(text, params)
-	}
-}
-
-// mailParams checks the parameters of MAIL where the library would say the wrong thing.
-func (g *gate) mailParams(text, params string) {
-	utf8 := false
-	for _, param := range strings.Fields(params) {
-		key, value, _ := strings.Cut(param, "=")
-		switch strings.ToUpper(key) {
-		case "SIZE":
-			// The library reads 32 bits; RFC 1870 section 3 has 20 digits.
-			if n, err := strconv.ParseUint(value, 10, 64); digits(value) && (err != nil || n > 1<<32-1) {
-				g.reply(552, "5.3.4", "The message is too large")
-				return
-			}
-		case "SMTPUTF8":
-			utf8 = true
-		case "BODY", "RET", "ENVID":
-		case "AUTH":
-			if g.server.options.Protocol != Submission {
-				g.fail(555, "5.5.4", "A parameter of MAIL is unknown")
-				return
-			}
-		default:
-			g.fail(555, "5.5.4", "A parameter of MAIL is unknown") // RFC 5321 section 4.1.1.11
+		list, ok := parameters(params)
+		reply := paramMalformed
+		if ok {
+			reply = g.mailParams(list)
+		}
+		if !reply.OK() {
+			g.fail(reply.Code, reply.Enhanced, reply.Text)
 			return
 		}
+		g.pass(text)
 	}
-	if !params1(params) {
-		g.fail(501, "5.5.4", "A parameter of MAIL is malformed")
-		return
-	}
-	if g.path.utf8 && !utf8 {
-		g.fail(553, "5.6.7", "An address beyond ASCII needs SMTPUTF8") // RFC 6531 section 3.5
-		return
-	}
-	g.pass(text)
 }
 
 func (g *gate) rcpt(text, arg string) {
@@ -81,24 +54,26 @@ func (g *gate) rcpt(text, arg string) {
 			return
 		}
 		p, params, ok := parsePath(rest)
-		if !ok || p.address == "" || !params1(params) {
+		if !ok || p.address == "" {
 			g.fail(501, "5.1.3", "The recipient's address is malformed")
 			return
 		}
-		for _, param := range strings.Fields(params) {
-			if key, _, _ := strings.Cut(strings.ToUpper(param), "="); key != "NOTIFY" && key != "ORCPT" {
-				g.fail(555, "5.5.4", "A parameter of RCPT is unknown")
-				return
-			}
+		list, ok := parameters(params)
+		pass, reply := "", rcptMalformed
+		if ok {
+			pass, reply = g.rcptParams(list)
 		}
-		if p.utf8 && !g.session.tx.message.Params.SMTPUTF8 {
-			g.fail(553, "5.6.7", "An address beyond ASCII needs SMTPUTF8")
+		if reply.OK() && p.utf8 && !g.session.tx.message.Params.SMTPUTF8 {
+			reply = replyNeedsUTF8
+		}
+		if !reply.OK() {
+			g.fail(reply.Code, reply.Enhanced, reply.Text)
 			return
 		}
 		g.path = p
-		g.orcpt = parameter(params, "ORCPT")
+		text = strings.TrimSuffix(strings.TrimRight(text, " "), strings.TrimRight(params, " ")) + pass
 		if p.postmaster { // which the library's parser refuses
-			text = "RCPT TO:<postmaster@" + g.server.options.Hostname + ">" + params
+			text = "RCPT TO:<postmaster@" + g.server.options.Hostname + ">" + pass
 		}
 		g.pass(text)
 	}
@@ -173,36 +148,4 @@ func cutKeyword(arg, keyword string) (rest string, ok bool) {
 		return "", false
 	}
 	return strings.TrimLeft(arg[len(keyword):], " "), true
-}
-
-// params1 reports whether parameters have the form of RFC 5321 section 4.1.2: a blank before each, and at most one "=".
-func params1(params string) bool {
-	if params != "" && params[0] != ' ' {
-		return false
-	}
-	for _, p := range strings.Fields(params) {
-		if strings.Count(p, "=") > 1 || strings.HasPrefix(p, "=") {
-			return false
-		}
-	}
-	return true
-}
-
-// parameter returns the value of a parameter as it was sent.
-func parameter(params, name string) string {
-	for _, p := range strings.Fields(params) {
-		if key, value, _ := strings.Cut(p, "="); strings.EqualFold(key, name) {
-			return value
-		}
-	}
-	return ""
-}
-
-func digits(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-	}
-	return s != ""
 }

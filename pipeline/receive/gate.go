@@ -145,6 +145,9 @@ func (g *gate) readChunk(b []byte) (int, error) {
 	return n, nil
 }
 
+// pipelining is the second line of the library's reply to EHLO.
+const pipelining = "250-PIPELINING\r\n"
+
 // Write holds the library's reply back until we have to wait for the peer; so the replies to pipelined commands go in one
 // segment (RFC 2920 section 3.2).
 func (g *gate) Write(p []byte) (int, error) {
@@ -155,6 +158,9 @@ func (g *gate) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	g.out = append(g.out, p...)
+	if g.tls != nil && string(p) == pipelining { // the library does not see the TLS, so it can't offer what goes with it
+		g.out = append(g.out, "250-REQUIRETLS\r\n"...) // RFC 8689 section 2
+	}
 	if len(g.out) >= flushAt {
 		g.flush(writeTime)
 	}

@@ -86,7 +86,7 @@ func (g *gate) serve() {
 	lib.MaxRecipients = o.Config.MaxRecipients
 	lib.MaxMessageBytes = o.Config.MaxSize.Int64()
 	lib.MaxLineLength = 0 // it would hold for content too; the gate has limits of its own
-	lib.EnableSMTPUTF8, lib.EnableDSN = true, true
+	lib.EnableSMTPUTF8, lib.EnableDSN, lib.EnableREQUIRETLS = true, true, true
 	lib.AllowInsecureAuth = true // the gate knows about TLS, the library does not
 	lib.ErrorLog = g.server.errors
 	if !o.ImplicitTLS && g.tls == nil {

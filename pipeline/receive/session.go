@@ -135,7 +135,7 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
 		ID: o.NewID(), Origin: s.origin(), Peer: s.peer(), Session: s.gate.talk, Received: o.Clock(), Sender: sender,
 		Params: pipeline.SenderParams{
 			Size: opts.Size, Body: string(opts.Body), SMTPUTF8: opts.UTF8,
-			Ret: string(opts.Return), EnvID: opts.EnvelopeID,
+			Ret: string(opts.Return), EnvID: opts.EnvelopeID, TLS: opts.RequireTLS,
 		},
 	}
 	ctx := s.gate.server.base
