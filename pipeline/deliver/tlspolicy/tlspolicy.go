@@ -15,9 +15,9 @@
 // the first refusal; then it is believed, with a warning in the log.
 //
 // TLS itself: verified connections need TLS 1.2; opportunistic ones take TLS 1.0 and RSA key exchange too, which are no
-// worse than the clear text that would follow. There is no session resumption: it would save 0.4 ms of a full handshake
-// and nothing of a message on a kept connection, and ties connections together (see BenchmarkResumption). No client certificates, no
-// renegotiation. Nothing here logs names of recipients, passwords or keys.
+// worse than the clear text that would follow. There is no session resumption: it would take a handshake from 0.76 ms of both
+// sides' processor time to 0.60 ms (BenchmarkResumption), connections are kept anyway, and tickets are where implementations disagree.
+// No client certificates, no renegotiation. Nothing here logs recipients, passwords or keys.
 package tlspolicy
 
 import (

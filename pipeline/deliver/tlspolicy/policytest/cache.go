@@ -89,3 +89,14 @@ func (c *Clock) Move(d time.Duration) {
 	defer c.mu.Unlock()
 	c.t = c.t.Add(d)
 }
+
+// Largest returns the octets of the largest value.
+func (c *Cache) Largest() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, v := range c.values {
+		n = max(n, len(v))
+	}
+	return n
+}
