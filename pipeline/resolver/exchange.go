@@ -83,7 +83,11 @@ func (r *Resolver) ask(ctx context.Context, k key) (*dns.Msg, error) {
 // askServer asks one server once: by datagram, then by TCP if the answer was cut short, and without EDNS if the server
 // does not know it.
 func (r *Resolver) askServer(ctx context.Context, server string, k key) (*dns.Msg, error) {
-	query := r.query(k)
+	return r.askWith(ctx, server, r.query(k))
+}
+
+// askWith is askServer for a query that is there already.
+func (r *Resolver) askWith(ctx context.Context, server string, query *dns.Msg) (*dns.Msg, error) {
 	m, err := r.send(ctx, "udp", server, query)
 	if err == nil && m.Rcode == dns.RcodeFormatError && m.IsEdns0() == nil {
 		query.Extra = nil // RFC 6891 section 7: it does not know the OPT record

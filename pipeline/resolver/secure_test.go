@@ -104,3 +104,18 @@ func TestOddTLSA(t *testing.T) {
 		t.Errorf("got %+v, %v", a, err)
 	}
 }
+
+func TestProbe(t *testing.T) {
+	z := resolvertest.MustParse(". DNSKEY 257 3 13 AAAA\n")
+	if err := trusting(z).Probe(t.Context()); err == nil {
+		t.Error("a server that does not validate")
+	}
+	z.Sign(".")
+	if err := trusting(z).Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	z.Break(".", resolvertest.Fault{Rcode: dns.RcodeServerFailure})
+	if err := trusting(z).Probe(t.Context()); err == nil {
+		t.Error("a server that fails")
+	}
+}

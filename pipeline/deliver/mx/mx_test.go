@@ -368,3 +368,29 @@ func FuzzFind(f *testing.F) {
 		}
 	})
 }
+
+func TestOwn(t *testing.T) {
+	listening := []netip.AddrPort{
+		netip.MustParseAddrPort("0.0.0.0:25"), netip.MustParseAddrPort("203.0.113.1:26"), netip.MustParseAddrPort("[::ffff:203.0.113.2]:27"),
+	}
+	own := mx.Own(func() []netip.AddrPort { return listening })
+	for text, want := range map[string]bool{
+		"127.0.0.1:25": true, "[::1]:25": true, "0.0.0.0:25": true, "[::ffff:127.0.0.1]:25": true, "203.0.113.77:25": false, "127.0.0.1:26": false,
+		"203.0.113.1:26": true, "203.0.113.1:27": false, "203.0.113.2:27": true,
+	} {
+		if got := own(netip.MustParseAddrPort(text)); got != want {
+			t.Errorf("%s: %t", text, got)
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, _ := netip.AddrFromSlice(n.IP); !own(netip.AddrPortFrom(ip, 25)) {
+				t.Errorf("%s is not ours", ip)
+			}
+		}
+	}
+}
