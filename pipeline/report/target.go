@@ -254,3 +254,10 @@ func cut(s string, most int) string {
 	}
 	return strings.ToValidUTF8(s[:most], "")
 }
+
+// Authorised returns words for each of the URIs of a DMARC record's rua to which no report about the domain goes, because
+// it is none, or because its host does not say that it wants them. An error is temporary.
+func Authorised(ctx context.Context, dns resolver.Lookup, domain string, rua []string) (left []string, err error) {
+	_, left, err = dmarcTargets(ctx, dns, domain, rua)
+	return left, err
+}
