@@ -45,7 +45,6 @@ type dialer struct {
 	policy *tlspolicy.Policy // nil: no TLS (a socket in the file system)
 	rules  mx.Rules
 	key    sessionKey
-	name   string
 	old    bool // HELO in place of EHLO
 	plain  bool // no TLS, because it failed
 	note   string
@@ -54,16 +53,23 @@ type dialer struct {
 // dialer prepares for one address of a server; addr is invalid for a socket in the file system.
 func (a *attempt) dialer(t *target, policy *tlspolicy.Policy, rules mx.Rules, addr netip.AddrPort) dialer {
 	tr := &a.plan.transport
-	d := dialer{r: a.r, a: a, target: t, policy: policy, rules: rules, name: t.String()}
+	d := dialer{r: a.r, a: a, target: t, policy: policy, rules: rules}
 	d.key = sessionKey{host: t.host.Name, addr: addr, unix: t.unix, lmtp: tr.LMTP, username: tr.Username, password: tr.Password}
 	if policy != nil {
 		d.key.clear, d.key.implicit = !policy.Wanted(), policy.Implicit
 	}
 	if addr.IsValid() {
 		d.key.source = a.config.source(addr.Addr())
-		d.name = describe(t.host.Name, addr)
 	}
 	return d
+}
+
+// name returns what the server is called in traces.
+func (d *dialer) name() string {
+	if !d.key.addr.IsValid() {
+		return d.target.String()
+	}
+	return describe(d.key.host, d.key.addr)
 }
 
 // describe returns "mx.example.net [192.0.2.1]", with the port where it is not 25.
@@ -127,7 +133,7 @@ func (d *dialer) try(ctx context.Context) (s *session, again bool, t *trouble) {
 		}
 		conn = secure
 	}
-	s = &session{key: d.key, raw: raw, name: d.name, note: d.note, most: d.a.config.MaxMessages, keep: d.a.config.Keep.Std()}
+	s = &session{key: d.key, raw: raw, name: d.name(), note: d.note, most: d.a.config.MaxMessages, keep: d.a.config.Keep.Std()}
 	s.conn = wire.New(conn, wire.Options{Hostname: d.r.Hostname, LMTP: d.key.lmtp, Times: d.r.Times})
 	release := s.conn.Bind(ctx)
 	defer release()
@@ -303,7 +309,7 @@ func (d *dialer) learn(s *session, result tlspolicy.Result) {
 // clear notes that the message goes without TLS although the server offers it: never in silence.
 func (d *dialer) clear(why string) {
 	d.note = "without TLS: " + why
-	d.r.Logger.Warn("no TLS", "id", d.a.p.ID, "stage", pipeline.StageDeliver, "action", "clear", "remote", d.name, "why", why)
+	d.r.Logger.Warn("no TLS", "id", d.a.p.ID, "stage", pipeline.StageDeliver, "action", "clear", "remote", d.name(), "why", why)
 }
 
 // login logs in where the transport has credentials.
@@ -332,7 +338,7 @@ func (d *dialer) login(s *session) *trouble {
 }
 
 func (d *dialer) trouble(text, status string) *trouble {
-	return &trouble{name: d.name, remote: d.target.String(), text: text, status: status, pace: pipeline.PaceWait}
+	return &trouble{name: d.name(), remote: d.target.String(), text: text, status: status, pace: pipeline.PaceWait}
 }
 
 // lost is a connection that was not made, or ended.

@@ -46,6 +46,7 @@ type Conn struct {
 
 	in          []byte // what was read, in buffer
 	buffer      []byte
+	text        []byte // of the reply that is read; kept for the next
 	out         []byte // what is to be written; nil between transactions
 	broken      bool   // nothing can be sent any more
 	reset       bool   // RSET has to come before the next MAIL
@@ -100,7 +101,7 @@ func (c *Conn) Raw() net.Conn { return c.raw }
 // Close ends the connection without a word.
 func (c *Conn) Close() error {
 	c.broken = true
-	c.in, c.buffer, c.out = nil, nil, nil
+	c.in, c.buffer, c.out, c.text = nil, nil, nil, nil
 	return c.raw.Close()
 }
 
@@ -172,8 +173,7 @@ func (c *Conn) flush(d time.Duration) error {
 // readReply reads one reply, which has to be complete within d. A reply of 421 ends the use of the connection (RFC 5321
 // section 3.8). 3yz is a reply to some commands only; whoever asks has to look.
 func (c *Conn) readReply(d time.Duration, each func([]byte)) (Reply, error) {
-	var text [maxReplyText]byte
-	p := parser{each: each, text: text[:0]}
+	p := parser{each: each, text: c.text[:0]}
 	limited := false
 	for {
 		line, err := c.readLine(d, &limited)
@@ -189,6 +189,7 @@ func (c *Conn) readReply(d time.Duration, each func([]byte)) (Reply, error) {
 		}
 	}
 	r := p.reply()
+	c.text = p.text
 	if r.Code == 421 {
 		c.broken = true
 	}
