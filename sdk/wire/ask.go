@@ -1,9 +1,7 @@
 package wire
 
 import (
-	"encoding/binary"
 	"math"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -13,12 +11,6 @@ import (
 // know goes the long way; TestAskHasAllFields fails when plugin.proto has a field more than this file.
 
 const tagAsk = 1<<3 | 2 // in HostFrame
-
-// fields appends a message field by field; empty ones are left out.
-type fields struct {
-	b       []byte
-	unknown bool // something is there that this file does not know
-}
 
 // appendAsk appends a HostFrame with an Ask; ok is false, and b as it was, if that is to go the long way.
 func appendAsk(b []byte, a *Ask) (out []byte, ok bool) {
@@ -68,9 +60,7 @@ func (f *fields) envelope(e *Envelope) {
 	f.flag(17, e.Esmtp)
 	f.text(18, e.Cipher)
 	f.texts(19, e.Auth)
-	if bits := math.Float64bits(e.Score); bits != 0 {
-		f.b = binary.LittleEndian.AppendUint64(protowire.AppendTag(f.b, 20, protowire.Fixed64Type), bits)
-	}
+	f.real(20, e.Score)
 	f.number(21, uint64(e.DeclaredSize))
 	f.text(22, e.Body)
 	f.flag(23, e.Smtputf8)
@@ -85,55 +75,6 @@ func (f *fields) recipient(r *Recipient) {
 	f.list(3, r.Notify)
 	f.text(4, r.Orcpt)
 	f.list(5, r.Hops)
-}
-
-func (f *fields) number(n protowire.Number, v uint64) {
-	if v != 0 {
-		f.b = protowire.AppendVarint(protowire.AppendTag(f.b, n, protowire.VarintType), v)
-	}
-}
-
-func (f *fields) flag(n protowire.Number, v bool) { f.number(n, protowire.EncodeBool(v)) }
-
-func (f *fields) text(n protowire.Number, s string) {
-	if s != "" {
-		f.item(n, s)
-	}
-}
-
-func (f *fields) item(n protowire.Number, s string) {
-	f.unknown = f.unknown || !utf8.ValidString(s) // package proto has the error for that
-	f.b = protowire.AppendString(protowire.AppendTag(f.b, n, protowire.BytesType), s)
-}
-
-func (f *fields) list(n protowire.Number, list []string) {
-	for _, s := range list {
-		f.item(n, s)
-	}
-}
-
-func (f *fields) texts(n protowire.Number, m map[string]string) {
-	for key, value := range m {
-		start := f.begin(n)
-		f.item(1, key)
-		f.item(2, value)
-		f.end(start)
-	}
-}
-
-// begin begins a message of which the length is not known yet; end makes room for it.
-func (f *fields) begin(n protowire.Number) (start int) {
-	f.b = append(protowire.AppendTag(f.b, n, protowire.BytesType), 0)
-	return len(f.b)
-}
-
-func (f *fields) end(start int) {
-	length := uint64(len(f.b) - start)
-	more := protowire.SizeVarint(length) - 1
-	var room [binary.MaxVarintLen64]byte
-	f.b = append(f.b, room[:more]...)
-	copy(f.b[start+more:], f.b[start:])
-	binary.PutUvarint(f.b[start-1:], length)
 }
 
 // parseAsk reads a HostFrame that has an Ask and nothing else; false sends it the long way. All texts share

@@ -2,33 +2,34 @@ package wire
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// fill sets every field of a message, but for those of that name.
-func fill(m protoreflect.Message, but protoreflect.Name) {
+// fill sets every field of a message, but for those of these names.
+func fill(m protoreflect.Message, but ...protoreflect.Name) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
 		switch {
-		case f.Name() == but:
+		case slices.Contains(but, f.Name()):
 		case f.IsMap():
 			for _, key := range []string{"", "key", "kéy"} {
 				m.Mutable(f).Map().Set(protoreflect.ValueOfString(key).MapKey(), protoreflect.ValueOfString("of "+key))
 			}
 		case f.IsList() && f.Message() != nil:
 			for range 3 {
-				fill(m.Mutable(f).List().AppendMutable().Message(), but)
+				fill(m.Mutable(f).List().AppendMutable().Message(), but...)
 			}
 		case f.IsList():
 			for _, s := range []string{"one", "", "drëi"} {
 				m.Mutable(f).List().Append(protoreflect.ValueOfString(s))
 			}
 		case f.Message() != nil:
-			fill(m.Mutable(f).Message(), but)
+			fill(m.Mutable(f).Message(), but...)
 		default:
 			m.Set(f, sample(f.Kind()))
 		}
@@ -43,6 +44,8 @@ func sample(kind protoreflect.Kind) protoreflect.Value {
 		return protoreflect.ValueOfBool(true)
 	case protoreflect.EnumKind:
 		return protoreflect.ValueOfEnum(-3)
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind:
+		return protoreflect.ValueOfInt32(-7)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(1<<32 - 1)
 	case protoreflect.Uint64Kind:
@@ -52,7 +55,7 @@ func sample(kind protoreflect.Kind) protoreflect.Value {
 	case protoreflect.DoubleKind:
 		return protoreflect.ValueOfFloat64(-0.5)
 	}
-	panic("a field of a kind that no Ask has had")
+	panic("a kind of field that plugin.proto has not had")
 }
 
 func asks() map[string]*HostFrame {

@@ -137,6 +137,9 @@ func (e *HostEnd) Recv() (*PluginFrame, error) {
 		return nil, err
 	}
 	f := new(PluginFrame)
+	if parseAnswer(b, f) {
+		return f, nil
+	}
 	return f, proto.Unmarshal(b, f)
 }
 
@@ -166,7 +169,7 @@ func (e *PluginEnd) Begin() error {
 func (e *PluginEnd) Send(f *PluginFrame) error {
 	var err error
 	e.out = append(e.out[:0], make([]byte, lengthSize)...)
-	if e.out, err = (proto.MarshalOptions{}).MarshalAppend(e.out, f); err != nil {
+	if e.out, err = appendPluginFrame(e.out, f); err != nil {
 		return err
 	}
 	if len(e.out) > maxPluginFrame+lengthSize {
@@ -175,6 +178,15 @@ func (e *PluginEnd) Send(f *PluginFrame) error {
 	binary.BigEndian.PutUint32(e.out, uint32(len(e.out)-lengthSize))
 	_, err = e.conn.Write(e.out)
 	return err
+}
+
+func appendPluginFrame(b []byte, f *PluginFrame) ([]byte, error) {
+	if x, ok := f.Frame.(*PluginFrame_Answer); ok && len(f.unknownFields) == 0 {
+		if b, ok := appendAnswer(b, x.Answer); ok {
+			return b, nil
+		}
+	}
+	return proto.MarshalOptions{}.MarshalAppend(b, f)
 }
 
 // Recv waits for a frame. The octets of a Chunk are the caller's.

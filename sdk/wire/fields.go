@@ -2,10 +2,72 @@ package wire
 
 import (
 	"encoding/binary"
+	"math"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
+
+// fields appends a message field by field; empty ones are left out.
+type fields struct {
+	b       []byte
+	unknown bool // something is there that this file does not know
+}
+
+func (f *fields) number(n protowire.Number, v uint64) {
+	if v != 0 {
+		f.b = protowire.AppendVarint(protowire.AppendTag(f.b, n, protowire.VarintType), v)
+	}
+}
+
+func (f *fields) real(n protowire.Number, v float64) {
+	if bits := math.Float64bits(v); bits != 0 {
+		f.b = binary.LittleEndian.AppendUint64(protowire.AppendTag(f.b, n, protowire.Fixed64Type), bits)
+	}
+}
+
+func (f *fields) flag(n protowire.Number, v bool) { f.number(n, protowire.EncodeBool(v)) }
+
+func (f *fields) text(n protowire.Number, s string) {
+	if s != "" {
+		f.item(n, s)
+	}
+}
+
+func (f *fields) item(n protowire.Number, s string) {
+	f.unknown = f.unknown || !utf8.ValidString(s) // package proto has the error for that
+	f.b = protowire.AppendString(protowire.AppendTag(f.b, n, protowire.BytesType), s)
+}
+
+func (f *fields) list(n protowire.Number, list []string) {
+	for _, s := range list {
+		f.item(n, s)
+	}
+}
+
+func (f *fields) texts(n protowire.Number, m map[string]string) {
+	for key, value := range m {
+		start := f.begin(n)
+		f.item(1, key)
+		f.item(2, value)
+		f.end(start)
+	}
+}
+
+// begin begins a message of which the length is not known yet; end makes room for it.
+func (f *fields) begin(n protowire.Number) (start int) {
+	f.b = append(protowire.AppendTag(f.b, n, protowire.BytesType), 0)
+	return len(f.b)
+}
+
+func (f *fields) end(start int) {
+	length := uint64(len(f.b) - start)
+	more := protowire.SizeVarint(length) - 1
+	var room [binary.MaxVarintLen64]byte
+	f.b = append(f.b, room[:more]...)
+	copy(f.b[start+more:], f.b[start:])
+	binary.PutUvarint(f.b[start-1:], length)
+}
 
 // The types of fields that ask.go reads: the low bits of their keys.
 const (
