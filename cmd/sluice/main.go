@@ -57,6 +57,7 @@ func (a *app) commands() []*cobra.Command {
 		a.queueCommand(),
 		a.quarantineCommand(),
 		a.traceCommand(),
+		a.routeCommand(),
 		a.dkimCommand(),
 		a.pluginCommand(),
 		a.metricsCommand(),

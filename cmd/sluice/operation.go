@@ -39,7 +39,7 @@ type desk struct {
 
 // operations lists them all; startControl offers each on the socket.
 func operations() []operation {
-	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation())
+	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation(), routeOperation())
 	for _, verb := range verbs {
 		list = append(list, verb.operation())
 	}

@@ -110,7 +110,7 @@ func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Rec
 		way, err = s.table.ResolveTargets(ctx, r.Address, to.to)
 	}
 	if err != nil {
-		reply := refusal(err)
+		reply := Refusal(err)
 		if !definite(err) {
 			return nil, fmt.Errorf("resolve the route of %s: %w", r.Address, err)
 		}

@@ -32,6 +32,9 @@ type Target struct {
 	Via     string          // for Remote: as in pipeline.Hop.Via
 }
 
+// Domain returns the domain of Remote.
+func (t *Target) Domain() string { return t.Remote[strings.LastIndexByte(t.Remote, '@')+1:] }
+
 // Rules of a Step.
 const (
 	RulePostmaster = "postmaster"
@@ -146,7 +149,7 @@ func (w *walk) follow(ctx context.Context, address, from string, depth int) erro
 	}
 	switch {
 	case len(targets) > 0:
-		w.note(Step{local + "@" + name, rule, rule + " to " + strings.Join(targets, ", "), at})
+		w.note(Step{local + "@" + name, rule, "to " + strings.Join(targets, ", "), at})
 		return w.each(ctx, matched+"@"+name, matched+"@"+name, targets, depth)
 	case d.relay:
 		w.note(Step{local + "@" + name, RuleRelay, "the domain is passed on to another server", key(name, "accept")})

@@ -62,7 +62,7 @@ func (s *Stage) Name() string { return pipeline.StageRoute }
 func (s *Stage) Recipient(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
 	way, err := s.table.Resolve(ctx, asked(m, r))
 	if err != nil {
-		return refusal(err)
+		return Refusal(err)
 	}
 	r.Accounts = accounts(way.Targets)
 	return s.room(ctx, way.Targets, m.Params.Size)
@@ -73,7 +73,7 @@ func (s *Stage) Recipient(ctx context.Context, m *pipeline.Message, r *pipeline.
 func (s *Stage) Target(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient) pipeline.Reply {
 	way, err := s.table.ResolveTargets(ctx, "", []string{r.Address})
 	if err != nil {
-		return refusal(err)
+		return Refusal(err)
 	}
 	r.Accounts = accounts(way.Targets)
 	return s.room(ctx, way.Targets, m.Content.Size())
@@ -94,7 +94,8 @@ func accounts(targets []Target) []string {
 	return list
 }
 
-func refusal(err error) pipeline.Reply {
+// Refusal is what a peer hears of an error of Resolve: 4yz for a trouble of ours, else 5yz.
+func Refusal(err error) pipeline.Reply {
 	switch {
 	case errors.Is(err, ErrNotHosted):
 		return pipeline.ReplyNoRelay
@@ -177,7 +178,7 @@ func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]Targe
 		case err != nil && !definite(err):
 			return nil, fmt.Errorf("resolve %s: %w", r.Address, err)
 		case err != nil: // it went away since RCPT
-			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: refusal(err), Stage: s.Name(), Why: err.Error()})
+			r.Take(pipeline.Opinion{Action: sdk.Reject, Reply: Refusal(err), Stage: s.Name(), Why: err.Error()})
 		default:
 			r.Hops = hops(r.Hops[:0], way.Targets)
 		}

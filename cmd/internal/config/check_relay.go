@@ -126,18 +126,18 @@ func (c *Config) checkDestinations() {
 	c.Destination = canonical
 }
 
-// DestinationFor returns the settings of the [destination] for a domain in canonical form: its own, else those of the nearest
-// domain above it that has them for its subdomains, else none.
-func (c *Config) DestinationFor(domain string) Destination {
+// DestinationFor returns the settings of the [destination] for a domain in canonical form, and its canonical name: its own,
+// else those of the nearest domain above it that has them for its subdomains, else none.
+func (c *Config) DestinationFor(domain string) (d Destination, name string) {
 	if len(c.Destination) == 0 {
-		return Destination{}
+		return Destination{}, ""
 	}
 	if d, ok := c.Destination[domain]; ok {
-		return *d
+		return *d, domain
 	}
 	for at := strings.IndexByte(domain, '.'); at >= 0; {
 		if d, ok := c.Destination[domain[at:]]; ok {
-			return *d
+			return *d, domain[at:]
 		}
 		next := strings.IndexByte(domain[at+1:], '.')
 		if next < 0 {
@@ -145,5 +145,5 @@ func (c *Config) DestinationFor(domain string) Destination {
 		}
 		at += 1 + next
 	}
-	return Destination{}
+	return Destination{}, ""
 }

@@ -208,8 +208,8 @@ func TestRelays(t *testing.T) {
 		t.Errorf("a forward leads to %q", got)
 	}
 	for domain, want := range map[string]string{"mx.example.net": "verify", "a.b.example.net": "verify", "example.net": "", "example.org": "", "net": ""} {
-		if got := c.DestinationFor(domain).DeliverDestination.TLS; got != want {
-			t.Errorf("%s has tls %q, want %q", domain, got, want)
+		if got, _ := c.DestinationFor(domain); got.DeliverDestination.TLS != want {
+			t.Errorf("%s has tls %q, want %q", domain, got.DeliverDestination.TLS, want)
 		}
 	}
 }

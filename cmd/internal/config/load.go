@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -93,7 +94,32 @@ func (c *Config) Locate(key ...string) (file string, line int) {
 	if c.src == nil {
 		return c.Path, 0
 	}
-	return c.src.name, c.src.line(key)
+	return c.src.name, c.src.line(c.asWritten(key))
+}
+
+// asWritten returns a key as the file has it: a domain may be written with other letters than its canonical name, an alias in
+// another case.
+func (c *Config) asWritten(key []string) []string {
+	if len(key) < 2 || key[0] != "domain" {
+		return key
+	}
+	key = slices.Clone(key)
+	if as, ok := c.written[key[1]]; ok {
+		key[1] = as
+	}
+	var table any = c.src.values
+	for i, name := range key {
+		inner, _ := table.(map[string]any)
+		if _, ok := inner[name]; !ok {
+			for have := range inner {
+				if strings.EqualFold(have, name) {
+					key[i], name = have, have
+				}
+			}
+		}
+		table = inner[name]
+	}
+	return key
 }
 
 // Warning makes a warning about a key, with its place. The name of a domain may be the canonical one.
@@ -101,12 +127,7 @@ func (c *Config) Warning(text string, key ...string) Problem {
 	if c.src == nil {
 		return Problem{File: c.Path, Key: strings.Join(key, "."), Text: text, Warning: true}
 	}
-	if len(key) > 1 && key[0] == "domain" {
-		if as, ok := c.written[key[1]]; ok {
-			key = append([]string{"domain", as}, key[2:]...)
-		}
-	}
-	return c.src.problem(key, true, text)
+	return c.src.problem(c.asWritten(key), true, text)
 }
 
 // PluginProblem gives a plugin's complaint about a key of [plugin.NAME.config] its place.
