@@ -22,7 +22,7 @@ type notifier struct {
 
 // Notice implements queue.Notifier.
 func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.Message, string, error) {
-	m := n.message(notice.Entry.Pipeline, notice.Entry.Sender, time.Now())
+	m := n.message(notice.Entry.Pipeline, notice.To, time.Now())
 	why, err := n.finish(ctx, m, func(w io.Writer) error { return n.write(ctx, w, m, notice) })
 	switch {
 	case errors.Is(err, dsn.ErrAddress), errors.Is(err, dsn.ErrNullSender), errors.Is(err, dsn.ErrNotWanted):
@@ -37,6 +37,10 @@ func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.
 
 // write writes the notice, and says in m's envelope what it needs of its way.
 func (n *notifier) write(ctx context.Context, w io.Writer, m *pipeline.Message, notice *queue.Notice) error {
+	if notice.About[0].Kind == queue.NoticeKept {
+		_, err := dsn.WriteKept(w, n.kept(m, notice))
+		return err
+	}
 	report := n.report(m, notice)
 	original, err := n.store.OpenContent(ctx, notice.Entry.Content, notice.About[0].Recipient.Variant, nil)
 	if err != nil {
@@ -55,17 +59,41 @@ func (n *notifier) write(ctx context.Context, w io.Writer, m *pipeline.Message, 
 	return nil
 }
 
+// kept is what the owner of an alias is told.
+func (n *notifier) kept(m *pipeline.Message, notice *queue.Notice) *dsn.Kept {
+	e, r, o := notice.Entry, notice.About[0].Recipient, &notice.About[0].Outcome
+	return &dsn.Kept{
+		ID: m.ID.String(), ReportingMTA: n.hostname, Postmaster: n.postmaster(), Date: m.Received,
+		Owner: notice.To, Alias: r.Address, Target: r.Hop.Address, QueueID: e.ID.String(), Sender: e.Sender, Arrival: e.Received,
+		RemoteMTA: o.Remote, Diagnostic: o.Reply, Why: o.Text,
+	}
+}
+
+// actionOf is what a report says of a kind of notice.
+func actionOf(kind queue.NoticeKind) dsn.Action {
+	switch kind {
+	case queue.NoticeDelayed:
+		return dsn.Delayed
+	case queue.NoticeDelivered:
+		return dsn.Delivered
+	case queue.NoticeRelayed:
+		return dsn.Relayed
+	}
+	return dsn.Failed
+}
+
 func (n *notifier) report(m *pipeline.Message, notice *queue.Notice) *dsn.Report {
 	e := notice.Entry
 	var told []dsn.Recipient
 	for _, about := range notice.About {
 		r := about.Recipient
 		one := dsn.Recipient{
-			Address: r.Address, ORcpt: r.Params.ORcpt, Notify: r.Params.Notify, Action: dsn.Failed,
-			Why: about.Outcome.Text, LastAttempt: about.Outcome.Start,
+			Address: r.Address, ORcpt: r.Params.ORcpt, Notify: r.Params.Notify, Action: actionOf(about.Kind),
+			Status: about.Outcome.Status, RemoteMTA: about.Outcome.Remote, Diagnostic: about.Outcome.Reply,
+			LastAttempt: about.Outcome.Start, WillRetryUntil: about.Until,
 		}
-		if about.Kind == queue.NoticeDelayed {
-			one.Action = dsn.Delayed
+		if one.Diagnostic == "" {
+			one.Why = about.Outcome.Text
 		}
 		told = append(told, one)
 	}

@@ -29,7 +29,7 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 		err = q.Store.WaitDurable(ctx, pos)
 	}
 	m.Discard() // its file stays: an engine that reports a failure may have the batch all the same
-	q.admitNew(n, err)
+	q.admitNew(n, pos, err)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", m.ID, err)
 	}
@@ -40,20 +40,17 @@ func (q *Queue) Commit(ctx context.Context, m *pipeline.Message) error {
 // staged is a new entry whose batch is being made and applied.
 type staged struct {
 	*live
-	work     bool // there is something to do for it
-	inMemory bool // it has a place in the schedule
+	work bool // there is something to do for it
 }
 
-// admitNew ends what stage has begun: err says whether the entry is there.
-func (q *Queue) admitNew(n staged, err error) {
+// admitNew ends what stage has begun: err says whether the entry is there, from pos on.
+func (q *Queue) admitNew(n staged, pos kv.Pos, err error) {
 	switch {
 	case !n.work:
-	case !n.inMemory:
-		q.outsideDone()
 	case err != nil:
 		q.release(n.live)
 	default:
-		q.push(n.live)
+		q.launch(n.live, pos)
 	}
 }
 
@@ -93,23 +90,27 @@ func (q *Queue) stage(ctx context.Context, b *kv.Batch, m *pipeline.Message) (st
 		q.withdraw(m)
 		return staged{}, err
 	}
-	n := staged{live: &live{index: -1}, work: work > 0}
+	n := staged{live: &live{}, work: work > 0}
 	n.Entry = Entry{
 		ID: m.ID, Origin: m.Origin, Pipeline: m.Pipeline, Received: m.Received, Sender: m.Sender,
-		Params: m.Params, Size: m.Content.Size(),
+		Params: m.Params, Size: m.Content.Size(), Verified: m.Auth != nil && m.Auth.SenderVerified,
+	}
+	if m.Peer != nil {
+		n.Login = m.Peer.Login
 	}
 	for i := range variants {
 		n.infos = append(n.infos, prepared.Info(i))
 	}
 	n.Content = n.infos[0].ID
 	now := q.Now()
+	recipients := q.recipients(m, n.live, of, now)
 	if n.work {
-		n.inMemory = q.claim(n.live, now)
+		q.claim(n.live)
 		m.Trace.End(trace.Event{
 			At: now, Stage: pipeline.StageQueue, Action: "queued", Took: now.Sub(m.Received), Text: fmt.Sprintf("%d to deliver", work),
 		})
 	}
-	q.stageRecipients(b, m, n.live, of, now)
+	q.stageRecipients(b, m, n.live, recipients)
 	trace.Put(b, m.ID, m.Trace)
 	prepared.Put(b, useOf(m.ID))
 	b.Set(entryKey(m.ID), n.Entry.append(make([]byte, 0, 128+len(n.Sender))))
@@ -141,9 +142,9 @@ func (q *Queue) traceDiscards(b *kv.Batch, m *pipeline.Message) {
 	trace.Put(b, m.ID, m.Trace)
 }
 
-// stageRecipients adds the recipients' states to b, and to e those that have
-// work to do.
-func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, of []int, now time.Time) {
+// recipients makes the recipients of a new entry, and adds those that have work to do to it.
+func (q *Queue) recipients(m *pipeline.Message, e *live, of []int, now time.Time) []*Recipient {
+	var all []*Recipient
 	number := uint32(0)
 	for i, r := range m.Recipients {
 		for _, hop := range r.Hops {
@@ -151,21 +152,38 @@ func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, of []
 				Number: number, Address: r.Address, Params: r.Params, Hop: hop, Variant: of[i],
 			}
 			number++
+			all = append(all, rec)
 			switch hop.Kind {
 			case pipeline.HopDiscard:
-				m.Trace.End(q.event(rec, "discarded", hop.Why))
-				continue
 			case pipeline.HopQuarantine:
-				m.Trace.End(q.event(rec, "quarantined", hop.Why))
-				b.Set(quarantineKey(e.ID, rec.Number), nil)
 				e.rest++
+			case pipeline.HopRemote:
+				t := q.timetable(m.Pipeline, domainOf(hop.Address))
+				rec.Next = t.open(now)
+				e.addRecipient(rec)
 			default:
 				rec.Next = now
-				b.Set(dueKey(e.floor, localHop, e.ID, rec.Number), nil)
-				e.recipients = append(e.recipients, rec)
+				e.addRecipient(rec)
 			}
-			b.Set(recipientKey(e.ID, rec.Number), rec.append(make([]byte, 0, 64+len(rec.Address)+len(hop.Address))))
 		}
+	}
+	return all
+}
+
+// stageRecipients adds the recipients' states to b.
+func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, recipients []*Recipient) {
+	for _, r := range recipients {
+		switch r.Hop.Kind {
+		case pipeline.HopDiscard:
+			m.Trace.End(q.event(r, "discarded", r.Hop.Why))
+			continue
+		case pipeline.HopQuarantine:
+			m.Trace.End(q.event(r, "quarantined", r.Hop.Why))
+			b.Set(quarantineKey(e.ID, r.Number), nil)
+		default:
+			b.Set(dueKey(r.at, r.hop, e.ID, r.Number), nil)
+		}
+		b.Set(recipientKey(e.ID, r.Number), r.append(make([]byte, 0, 64+len(r.Address)+len(r.Hop.Address))))
 	}
 }
 

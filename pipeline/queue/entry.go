@@ -19,7 +19,9 @@ type Entry struct {
 	Sender   string                `json:"sender"`
 	Params   pipeline.SenderParams `json:"params"`
 	Content  storage.ContentID     `json:"-"`
-	Size     int64                 `json:"size"` // octets as they arrived
+	Size     int64                 `json:"size"`            // octets as they arrived
+	Verified bool                  `json:"verified"`        // a stranger's sender that SPF or DKIM vouch for (RULES A7)
+	Login    string                `json:"login,omitempty"` // the account that handed it in
 }
 
 // Recipient is one hop of one recipient, with how it went so far.
@@ -34,14 +36,29 @@ type Recipient struct {
 	Last     string                   `json:"last,omitempty"`
 	Warned   bool                     `json:"warned"` // the sender was told that it is late
 
-	unsure bool // in memory: a batch about it failed, and may be there all the same
+	// In memory alone.
+	hop    string            // hopOf(&Hop)
+	at     uint32            // the minute in which its due key stands
+	unsure bool              // a batch about it failed, and may be there all the same
+	ended  *pipeline.Outcome // how it went with the peer, where that is not in the store yet
 }
 
+// The forms of records. Form 2 of an entry has REQUIRETLS, Verified and Login; form 2 of a recipient has
+// Hop.Via and Hop.Sender. Form 1 is still read.
 const (
-	entryForm     = 1
-	recipientForm = 1
+	entryForm     = 2
+	recipientForm = 2
 	maxVariants   = 16 // of a message (RULES A4)
 )
+
+// record returns a decoder for a record of one of the forms up to newest, and its form.
+func record(b []byte, newest byte) (codec.Decoder, byte) {
+	form := newest
+	if len(b) > 0 && b[0] >= 1 && b[0] < newest {
+		form = b[0]
+	}
+	return codec.Record(b, form), form
+}
 
 func (e *Entry) append(b []byte) []byte {
 	b = append(append(b, entryForm), e.ID[:]...)
@@ -55,11 +72,14 @@ func (e *Entry) append(b []byte) []byte {
 	b = codec.AppendString(b, e.Params.Ret)
 	b = codec.AppendString(b, e.Params.EnvID)
 	b = append(b, e.Content[:]...)
-	return binary.AppendVarint(b, e.Size)
+	b = binary.AppendVarint(b, e.Size)
+	b = codec.AppendBool(b, e.Params.TLS)
+	b = codec.AppendBool(b, e.Verified)
+	return codec.AppendString(b, e.Login)
 }
 
 func decodeEntry(b []byte) (Entry, error) {
-	d := codec.Record(b, entryForm)
+	d, form := record(b, entryForm)
 	e := Entry{
 		ID: readID(&d), Origin: sdk.Origin(d.String()), Pipeline: d.String(),
 		Received: d.Time(), Sender: d.String(),
@@ -69,6 +89,9 @@ func decodeEntry(b []byte) (Entry, error) {
 	}
 	e.Content = readID(&d)
 	e.Size = d.Int()
+	if form >= 2 {
+		e.Params.TLS, e.Verified, e.Login = d.Bool(), d.Bool(), d.String()
+	}
 	return e, d.End("queue entry")
 }
 
@@ -91,11 +114,13 @@ func (r *Recipient) append(b []byte) []byte {
 	b = binary.AppendVarint(b, int64(r.Attempts))
 	b = codec.AppendTime(b, r.Next)
 	b = codec.AppendString(b, r.Last)
-	return codec.AppendBool(b, r.Warned)
+	b = codec.AppendBool(b, r.Warned)
+	b = codec.AppendString(b, r.Hop.Via)
+	return codec.AppendString(b, r.Hop.Sender)
 }
 
 func decodeRecipient(b []byte) (Recipient, error) {
-	d := codec.Record(b, recipientForm)
+	d, form := record(b, recipientForm)
 	r := Recipient{Number: uint32(d.Int()), Address: d.String()}
 	r.Params = pipeline.RecipientParams{Notify: d.Strings(), ORcpt: d.String()}
 	r.Hop = pipeline.Hop{
@@ -107,6 +132,9 @@ func decodeRecipient(b []byte) (Recipient, error) {
 	r.Next = d.Time()
 	r.Last = d.String()
 	r.Warned = d.Bool()
+	if form >= 2 {
+		r.Hop.Via, r.Hop.Sender = d.String(), d.String()
+	}
 	if r.Variant < 0 || r.Variant >= maxVariants || r.Attempts < 0 {
 		d.Fail()
 	}

@@ -41,17 +41,17 @@ type Route func(ctx context.Context, address string) ([]pipeline.Hop, error)
 // a worker. route is for ReleaseQuarantined alone.
 func (q *Queue) Do(ctx context.Context, id storage.ID, verb Verb, route Route) (int, error) {
 	if q.stop == nil { // not started: nobody has read the mark
-		low, err := q.low(ctx)
+		low, local, err := q.lows(ctx)
 		if err != nil {
 			return 0, err
 		}
-		q.schedule.setLow(low)
+		q.setLow(low, local)
 	}
 	if err := q.seize(ctx, id); err != nil {
 		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
 	}
 	n, pos, err := q.byHand(ctx, id, verb, route)
-	q.giveBack(ctx, id)
+	q.giveBack(ctx, id, verb == Retry)
 	if err != nil {
 		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
 	}
@@ -80,13 +80,13 @@ func (q *Queue) seize(ctx context.Context, id storage.ID) error {
 	}
 }
 
-// giveBack lets the workers have what is on disk now.
-func (q *Queue) giveBack(ctx context.Context, id storage.ID) {
-	e, err := q.read(context.WithoutCancel(ctx), id)
+// giveBack lets the workers have what is on disk now; urgent is for who wants it tried now.
+func (q *Queue) giveBack(ctx context.Context, id storage.ID, urgent bool) {
+	e, err := q.readLive(context.WithoutCancel(ctx), id)
 	if err != nil {
 		q.Logger.Error("queue entry not read back", "id", id, "stage", pipeline.StageQueue, "action", "retry", "why", err)
 	}
-	q.schedule.giveBack(id, e, err != nil)
+	q.schedule.giveBack(id, e, err != nil, urgent)
 }
 
 // byHand changes an entry on disk.
@@ -184,7 +184,8 @@ func (h *hand) release(ctx context.Context, r *Recipient, route Route) error {
 func (h *hand) due(r *Recipient) {
 	r.Next = h.now
 	h.set(r)
-	h.b.Set(dueKey(h.q.dueMinute(h.now), localHop, h.entry.ID, r.Number), nil)
+	hop := hopOf(&r.Hop)
+	h.b.Set(dueKey(h.q.dueMinute(hop, h.now), hop, h.entry.ID, r.Number), nil)
 }
 
 func (h *hand) set(r *Recipient) { h.b.Set(recipientKey(h.entry.ID, r.Number), r.append(nil)) }

@@ -1,9 +1,15 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
+	"strings"
 	"time"
+	"unicode/utf8"
 
+	"golang.org/x/net/idna"
+
+	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/storage"
 )
 
@@ -13,22 +19,34 @@ import (
 //	queue/0/entry/ID/N            one recipient's state; N in 4 octets
 //	queue/0/due/MINUTE/HOP/ID/N   when it is due: minutes since 1970 in 4 octets; no value
 //	queue/0/quarantine/ID/N       a recipient's copy is in quarantine; no value
+//	queue/0/told/ALIAS            when the owner of an alias was told last that a forward had failed
 //	queue/0/low                   MINUTE before which nothing is due
+//	queue/0/low/local             MINUTE before which nothing is due for the HOP "local"
 //
-// A due key is not deleted when its recipient is settled: finished minutes go as
-// a range, and the low-water mark keeps scans away from where they stood (RULES
-// B8). A due key counts only if the recipient is there and due in that minute.
+// HOP is "local", or "@DOMAIN" for mail that leaves, with ">VIA" behind it where somebody fixed the next
+// hop. It has no slash, so that all keys of a minute and a hop are one range.
+//
+// A due key counts only if the recipient is there. That of a local recipient is not deleted when it is
+// settled: finished minutes go as a range, and the low-water mark keeps scans away from where they stood
+// (RULES B8). That of a remote one is: minutes may be kept for days by a destination that is down, and nobody
+// shall read all that others have settled since.
 const (
 	entryPrefix      = "queue/0/entry/"
 	duePrefix        = "queue/0/due/"
 	quarantinePrefix = "queue/0/quarantine/"
+	toldPrefix       = "queue/0/told/"
 	lowKey           = "queue/0/low"
+	lowLocalKey      = "queue/0/low/local"
 )
 
 // localHop is the HOP of mailboxes, bounces and whatever else leaves no host.
 const localHop = "local"
 
-const idSize = len(storage.ID{})
+const (
+	idSize  = len(storage.ID{})
+	maxHop  = 400 // octets of HOP; a key has 1 KiB
+	dueTail = 1 + idSize + 1 + 4
+)
 
 func entryKey(id storage.ID) []byte {
 	return append(append(make([]byte, 0, len(entryPrefix)+idSize), entryPrefix...), id[:]...)
@@ -45,9 +63,7 @@ func quarantineKey(id storage.ID, number uint32) []byte {
 }
 
 func dueKey(minute uint32, hop string, id storage.ID, number uint32) []byte {
-	k := append(make([]byte, 0, len(duePrefix)+4+1+len(hop)+1+idSize+5), duePrefix...)
-	k = append(binary.BigEndian.AppendUint32(k, minute), '/')
-	k = append(append(append(k, hop...), '/'), id[:]...)
+	k := placeKey(hop, place{minute, id})
 	return binary.BigEndian.AppendUint32(append(k, '/'), number)
 }
 
@@ -55,16 +71,82 @@ func dueBound(minute uint32) []byte {
 	return binary.BigEndian.AppendUint32([]byte(duePrefix), minute)
 }
 
+// placeKey is where the due keys of an entry stand in a minute of a hop.
+func placeKey(hop string, p place) []byte {
+	k := append(make([]byte, 0, len(duePrefix)+4+1+len(hop)+dueTail), duePrefix...)
+	k = append(binary.BigEndian.AppendUint32(k, p.minute), '/')
+	return append(append(append(k, hop...), '/'), p.id[:]...)
+}
+
+// groupEnd is behind all keys of a minute and a hop.
+func groupEnd(minute uint32, hop string) []byte {
+	k := append(make([]byte, 0, len(duePrefix)+4+1+len(hop)+1), duePrefix...)
+	k = append(binary.BigEndian.AppendUint32(k, minute), '/')
+	return append(append(k, hop...), '/'+1)
+}
+
 // parseDue reads a due key; ok is false for one that is malformed.
-func parseDue(key []byte) (minute uint32, id storage.ID, number uint32, ok bool) {
-	const tail = 1 + len(storage.ID{}) + 1 + 4
-	if len(key) < len(duePrefix)+4+1+tail {
-		return 0, id, 0, false
+func parseDue(key []byte) (hop string, p place, number uint32, ok bool) {
+	if len(key) < len(duePrefix)+4+1+dueTail {
+		return "", p, 0, false
 	}
-	minute = binary.BigEndian.Uint32(key[len(duePrefix):])
-	end := key[len(key)-tail:]
-	copy(id[:], end[1:])
-	return minute, id, binary.BigEndian.Uint32(end[tail-4:]), true
+	p.minute = binary.BigEndian.Uint32(key[len(duePrefix):])
+	end := key[len(key)-dueTail:]
+	copy(p.id[:], end[1:])
+	hop = string(key[len(duePrefix)+5 : len(key)-dueTail])
+	return hop, p, binary.BigEndian.Uint32(end[dueTail-4:]), end[0] == '/' && !strings.Contains(hop, "/")
+}
+
+// place is a position among the due keys of one hop, which are in order of minute and ID.
+type place struct {
+	minute uint32
+	id     storage.ID
+}
+
+// nowhere is behind every place.
+var nowhere = place{minute: ^uint32(0)}
+
+func (p place) before(o place) bool {
+	if p.minute != o.minute {
+		return p.minute < o.minute
+	}
+	return bytes.Compare(p.id[:], o.id[:]) < 0
+}
+
+func earlier(a, b place) place {
+	if b.before(a) {
+		return b
+	}
+	return a
+}
+
+// hopOf returns the HOP of a recipient's due keys.
+func hopOf(h *pipeline.Hop) string {
+	if h.Kind != pipeline.HopRemote {
+		return localHop
+	}
+	hop := "@" + domainOf(h.Address)
+	if h.Via != "" {
+		hop += ">" + h.Via
+	}
+	if len(hop) > maxHop {
+		hop = hop[:maxHop]
+	}
+	return strings.ReplaceAll(hop, "/", "|")
+}
+
+// domainOf returns the domain of an address in A-labels and lower case.
+func domainOf(address string) string {
+	domain := strings.ToLower(address[strings.LastIndexByte(address, '@')+1:])
+	for i := range len(domain) {
+		if domain[i] >= utf8.RuneSelf {
+			if ascii, err := idna.Lookup.ToASCII(domain); err == nil {
+				return ascii
+			}
+			break
+		}
+	}
+	return domain
 }
 
 func minuteOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0) / 60) }

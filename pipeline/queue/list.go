@@ -169,6 +169,9 @@ func (r *Recipient) item() RecipientItem {
 	if r.Hop.Address != "" {
 		hop += " " + r.Hop.Address
 	}
+	if r.Hop.Via != "" {
+		hop += " via " + r.Hop.Via
+	}
 	return RecipientItem{
 		Address: r.Address, State: r.state(), Hop: hop, Why: r.Hop.Why, Attempts: r.Attempts, Next: r.Next, Last: r.Last,
 	}

@@ -1,149 +1,260 @@
 package queue
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/sluicemail/sluice/pipeline"
-	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
+// slice is how many keys or groups the loader looks at before it looks at the clock again.
+const slice = 20_000
+
+// loader brings what is due from disk into memory. It belongs to one goroutine.
+type loader struct {
+	swept []byte // every due key before it was looked at
+	low   uint32 // the low-water marks in the store
+	local uint32
+}
+
 // recover begins from what a former process left behind.
 func (q *Queue) recover(ctx context.Context) error {
-	low, err := q.low(ctx)
+	low, local, err := q.lows(ctx)
 	if err != nil {
 		return err
 	}
-	q.stored = low
-	q.schedule.setLow(low)
-	q.setLoaded(low)
+	q.loader = loader{swept: dueBound(low), low: low, local: local}
+	q.setLow(low, local)
+	q.mu.Lock()
+	q.note(q.local, place{minute: local}) // whatever is there; the sweep passes over it
+	q.mu.Unlock()
 	return q.load(ctx)
 }
 
-func (q *Queue) low(ctx context.Context) (uint32, error) {
-	value, err := q.Store.KV().Get(ctx, []byte(lowKey))
-	if errors.Is(err, kv.ErrNotFound) {
-		return 0, nil
+// lows reads the low-water marks.
+func (q *Queue) lows(ctx context.Context) (low, local uint32, err error) {
+	if low, err = q.readMark(ctx, lowKey); err == nil {
+		local, err = q.readMark(ctx, lowLocalKey)
 	}
-	if err == nil && len(value) != 4 {
-		err = fmt.Errorf("%q has %d octets, expected 4", lowKey, len(value))
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the queue's low-water mark: %w", err)
-	}
-	return binary.BigEndian.Uint32(value), nil
+	return low, max(low, local), err
 }
 
-// loadDue reads the minutes that have begun since the last time.
-func (q *Queue) loadDue(ctx context.Context) error {
-	now := minuteOf(q.Now())
-	_, loaded := q.marks()
-	if now <= loaded {
-		return nil
-	}
-	q.setLoaded(now) // first: what is put off until now while the scan goes on stays in memory
-	if _, err := q.scan(ctx, dueBound(loaded), dueBound(now+1)); err != nil {
-		q.setLoaded(loaded)
-		return err
-	}
-	return nil
-}
-
-// load goes on reading what is due from where the window was full the last time,
-// or from the low-water mark. Only the ticker and Start call it.
+// load looks at the due minutes that it has not looked at, and goes on for hops that have room again.
 func (q *Queue) load(ctx context.Context) error {
-	from := q.cursor
-	if from == nil {
-		low, _ := q.marks()
-		from = dueBound(low)
-		q.beginPass()
+	q.mu.Lock()
+	if q.lost && len(q.hops) < maxHops/2 { // from the beginning: nobody knows where it is
+		q.lost = false
+		q.loader.swept = dueBound(q.low)
 	}
-	now := minuteOf(q.Now())
-	full, err := q.scan(ctx, from, dueBound(now+1))
-	if err != nil {
-		return err
+	q.mu.Unlock()
+	more, err := q.sweep(ctx)
+	q.mu.Lock()
+	hungry := q.hungry
+	q.hungry = nil
+	for _, h := range hungry {
+		h.hungry = false
 	}
-	q.cursor = full
-	if full == nil {
-		if _, loaded := q.marks(); now > loaded {
-			q.setLoaded(now)
+	q.lag = more || err != nil
+	q.mu.Unlock()
+	for i, h := range hungry {
+		if err == nil {
+			err = q.refillHop(ctx, h)
 		}
-		q.endPass()
+		if err != nil {
+			q.mu.Lock()
+			for _, h := range hungry[i:] {
+				q.wantMore(h)
+			}
+			q.mu.Unlock()
+			break
+		}
 	}
-	return nil
+	q.mu.Lock()
+	q.dispatch()
+	if more && err == nil {
+		q.signal()
+	}
+	q.mu.Unlock()
+	return err
 }
 
-// scan admits the entries with due keys in [from, to). If the window gets full it
-// stops and returns the key at which to go on.
-func (q *Queue) scan(ctx context.Context, from, to []byte) (full []byte, err error) {
-	const batch = 256 // keys read before their entries are
-	for {
-		var keys [][]byte
-		err := q.Store.KV().Scan(ctx, from, to, false, func(key, _ []byte) (bool, error) {
-			keys = append(keys, append([]byte(nil), key...))
-			return len(keys) < batch, ctx.Err()
-		})
-		if err != nil {
-			return nil, fmt.Errorf("read what is due: %w", err)
+// sweep looks at due keys that nobody has looked at: those of the minutes that have begun. Of a hop that has
+// no room it notes where it has more, and passes over the rest of the minute by seeking. It stops after a slice, and says
+// whether there is more.
+func (q *Queue) sweep(ctx context.Context) (more bool, err error) {
+	now := minuteOf(q.Now())
+	q.read(now) // first: what is put off until now while the sweep goes on stays in memory
+	l, to := &q.loader, dueBound(now+1)
+	for looked := 0; bytes.Compare(l.swept, to) < 0; {
+		if looked > slice {
+			return true, nil
 		}
+		keys, err := q.keys(ctx, l.swept, to, 256)
+		if err != nil {
+			return false, err
+		}
+		next := to
 		for _, key := range keys {
-			_, id, _, ok := parseDue(key)
+			looked++
+			label, at, _, ok := parseDue(key)
 			if !ok {
 				q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
+				next = append(key, 0)
 				continue
 			}
-			switch ok, err := q.admit(ctx, id); {
-			case err != nil:
-				return nil, err
-			case !ok:
-				return key, nil
+			taken, err := q.visit(ctx, label, at)
+			if err != nil {
+				return false, err
 			}
+			if !taken {
+				next = groupEnd(at.minute, label)
+				break
+			}
+			next = append(key, 0)
 		}
-		if len(keys) < batch {
-			return nil, nil
-		}
-		from = append(keys[len(keys)-1], 0)
+		l.swept = next
 	}
+	return false, nil
 }
 
-// admit reads one entry and makes it ready, unless it is here or settled; false
-// means that the window is full. An error is the store's; the entry has to be
-// admitted later. The lock is held over the reading: an entry
-// leaves the schedule only after what settled it was applied, so what is not here
-// is read as it is.
-func (q *Queue) admit(ctx context.Context, id storage.ID) (ok bool, err error) {
+// refillHop looks at the due keys of one hop from where it was left, until it has no room or there are no more. It goes
+// from minute to minute by seeking.
+func (q *Queue) refillHop(ctx context.Context, h *hop) error {
+	q.mu.Lock()
+	from, now := h.from, minuteOf(q.Now())
+	if from == nowhere || q.hops[h.label] != h {
+		q.mu.Unlock()
+		return nil
+	}
+	h.from = nowhere
+	q.mu.Unlock()
+	err := q.walkHop(ctx, h.label, from, now, func(at place) (bool, error) { return q.visit(ctx, h.label, at) }, &from)
+	if err != nil {
+		q.mu.Lock()
+		q.note(h, from)
+		q.mu.Unlock()
+	}
+	return err
+}
+
+// walkHop visits the entries with due keys of a hop from a place to the end of a minute, until visit returns false.
+// at is where it is.
+func (q *Queue) walkHop(ctx context.Context, label string, from place, to uint32, visit func(place) (bool, error), at *place) error {
+	const few, many = 4, 256
+	key, end, n := placeKey(label, from), dueBound(to+1), few
+	for bytes.Compare(key, end) < 0 {
+		keys, err := q.keys(ctx, key, end, n)
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		key, n = nil, min(2*n, many)
+		for _, k := range keys {
+			other, p, _, ok := parseDue(k)
+			if !ok || other != label { // the end of our part of a minute, or of one in which we have none
+				group := placeKey(label, place{minute: p.minute})
+				if bytes.Compare(k, group) > 0 {
+					group = placeKey(label, place{minute: p.minute + 1})
+				}
+				if len(k) < len(duePrefix)+4 {
+					group = append(k, 0)
+				}
+				key, n = group, few
+				break
+			}
+			*at = p
+			if more, err := visit(p); err != nil || !more {
+				return err
+			}
+		}
+		if key == nil {
+			key = append(keys[len(keys)-1], 0)
+		}
+	}
+	return nil
+}
+
+// keys returns up to n keys of [from, to).
+func (q *Queue) keys(ctx context.Context, from, to []byte, n int) (keys [][]byte, err error) {
+	err = q.Store.KV().Scan(ctx, from, to, false, func(key, _ []byte) (bool, error) {
+		keys = append(keys, append(make([]byte, 0, len(key)+1), key...))
+		return len(keys) < n, ctx.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is due: %w", err)
+	}
+	return keys, nil
+}
+
+// visit brings the part of an entry that a due key names into memory, unless it is here, settled, or not due; false
+// means that there is no room, and that it was noted where to go on. An error is the store's: the key has to be visited
+// again. The lock is held over the reading: an entry leaves the schedule only after what settled it was
+// applied, so what is not here is read as it is.
+func (q *Queue) visit(ctx context.Context, label string, at place) (taken bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if _, ok := q.entries[id]; ok || q.seized[id] { // who has seized it gives it back
+	if q.seized[at.id] { // who has seized it gives it back
 		return true, nil
 	}
-	if len(q.entries) >= q.window {
-		q.over = true
+	h := q.hops[label]
+	if h != nil && !at.before(h.from) || h == nil && len(q.hops) >= maxHops {
+		if h == nil {
+			q.lost = true
+		}
 		return false, nil
 	}
-	e, err := q.read(ctx, id)
-	switch {
-	case errors.Is(err, codec.ErrDamaged): // the others go on (DRILLS E2.7); `sluice queue list` tells
-		q.Logger.Error("queue entry unreadable", "id", id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("read queue entry %s: %w", id, err)
-	case e == nil || len(e.recipients) == 0:
-		return true, nil
+	e := q.entries[at.id]
+	if e != nil && e.committing {
+		return true, nil // launch knows what to do
 	}
-	q.entries[id] = e
-	q.ready = append(q.ready, e)
-	q.cond.Signal()
+	if e == nil {
+		if h != nil && !q.admits(h) {
+			q.note(h, at)
+			return false, nil
+		}
+		switch e, err = q.readLive(ctx, at.id); {
+		case errors.Is(err, codec.ErrDamaged): // the others go on (DRILLS E2.7); `sluice queue list` tells
+			q.Logger.Error("queue entry unreadable", "id", at.id, "stage", pipeline.StageQueue, "action", "set aside", "why", err)
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("read queue entry %s: %w", at.id, err)
+		case e == nil || len(e.recipients) == 0:
+			return true, nil
+		}
+		q.divide(e)
+		q.weigh(e)
+		q.entries[at.id] = e
+		defer q.forgetIdle(e)
+	}
+	p := e.part(label)
+	if p == nil || p.state != away || p.due.After(q.now()) && minuteOf(p.due) > q.loaded {
+		return true, nil // a key of its own brings it back
+	}
+	if !q.roomFor(p) {
+		q.note(p.hop, earlier(at, p.place()))
+		return false, nil
+	}
+	q.enter(p)
 	return true, nil
 }
 
-// read reads an entry with its recipients; nil if it is gone.
-func (q *Queue) read(ctx context.Context, id storage.ID) (*live, error) {
+// admits is roomFor, for an entry that was not read yet.
+func (s *schedule) admits(h *hop) bool {
+	switch {
+	case h == s.local:
+		return h.count < s.memory.local
+	case h.suspended(s.now()):
+		return false
+	}
+	return h.count == 0 || h.count < s.share(h) && s.memory.total < s.memory.most
+}
+
+// readLive reads an entry with its recipients; nil if it is gone.
+func (q *Queue) readLive(ctx context.Context, id storage.ID) (*live, error) {
 	entry, recipients, err := readEntry(ctx, q.Store.KV(), id)
 	if errors.Is(err, kv.ErrNotFound) {
 		return nil, nil
@@ -151,15 +262,15 @@ func (q *Queue) read(ctx context.Context, id storage.ID) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &live{Entry: entry, index: -1, floor: ^uint32(0)}
+	e := &live{Entry: entry, pos: q.Store.KV().Tail()}
 	for i := range recipients {
 		r := &recipients[i]
 		if r.Next.IsZero() {
 			e.rest++
 			continue
 		}
-		e.floor = min(e.floor, minuteOf(r.Next))
-		e.recipients = append(e.recipients, r)
+		e.addRecipient(r)
+		r.at = max(minuteOf(r.Next), q.mark(r.hop))
 	}
 	return e, nil
 }
@@ -186,31 +297,4 @@ func readEntry(ctx context.Context, r kv.Reader, id storage.ID) (Entry, []Recipi
 		return true, nil
 	})
 	return entry, recipients, err
-}
-
-// tidy removes the minutes in which nothing can be due any more and moves the
-// low-water mark.
-func (q *Queue) tidy(ctx context.Context) error {
-	low := q.pass(minuteOf(q.Now()))
-	if low <= q.stored {
-		return nil
-	}
-	var b kv.Batch
-	b.DeleteRange(dueBound(q.stored), dueBound(low))
-	b.Set([]byte(lowKey), binary.BigEndian.AppendUint32(nil, low))
-	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
-		return fmt.Errorf("move the queue's low-water mark: %w", err)
-	}
-	q.stored = low
-	return nil
-}
-
-// expire removes old traces.
-func (q *Queue) expire(ctx context.Context) error {
-	var b kv.Batch
-	trace.Expire(&b, q.Now().Add(-q.Keep))
-	if _, err := q.Store.KV().Apply(ctx, &b); err != nil {
-		return fmt.Errorf("remove old traces: %w", err)
-	}
-	return nil
 }

@@ -2,28 +2,35 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/codec"
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
-// NoticeKind says what a notice tells the sender.
+// NoticeKind says what a notice tells.
 type NoticeKind uint8
 
 // The kinds of notice (RFC 3464 section 2.3.3 Action).
 const (
-	NoticeFailed  NoticeKind = iota + 1 // the message was not delivered, and never will be
-	NoticeDelayed                       // the message is late
+	NoticeFailed    NoticeKind = iota + 1 // the message was not delivered, and never will be
+	NoticeDelayed                         // the message is late
+	NoticeDelivered                       // it is in a mailbox, and the sender asked to be told
+	NoticeRelayed                         // a server has it that sends no reports, and the sender asked to be told
+	NoticeKept                            // for the owner of an alias, not for the sender: a forward failed, the copy is in quarantine
 )
 
-// Notice is what a sender shall be told about a message after one round of
+// Notice is what somebody shall be told about a message after one round of
 // attempts: one notice, however many recipients it is about (RULES A8).
 type Notice struct {
 	Entry *Entry
+	To    string // the sender; for NoticeKept the owner of the alias
 	About []About
 }
 
@@ -32,21 +39,29 @@ type About struct {
 	Kind      NoticeKind
 	Recipient *Recipient
 	Outcome   pipeline.Outcome
+	Until     time.Time // for NoticeDelayed: when it is given up
 }
 
 // Notifier makes the message that carries a notice: a DSN (RFC 3464) from the
-// null sender, routed, ready to be queued. A nil message means that the sender
-// can't be told; why then says what was in the way.
+// null sender, routed, sealed, ready to be queued. A nil message means that nobody
+// can be told; why then says what was in the way.
 type Notifier interface {
 	Notice(ctx context.Context, n *Notice) (m *pipeline.Message, why string, err error)
 }
 
-// notify adds to b the notice that a round calls for. Who can't or must not be
+// generated is a message of our own on its way into the queue.
+type generated struct {
+	staged
+	message *pipeline.Message
+	batch   kv.Batch // of a success report alone: what an atomic move takes along
+}
+
+// notify adds to b the notices that a round calls for. Who can't or must not be
 // told of a failure loses nothing: the copy goes to postmaster's quarantine, unless
 // the sender wants it so or is the null sender (RULES A7).
-func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*result) (*notice, error) {
-	n := &Notice{Entry: &e.Entry}
-	var told []*result
+func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*result) (all []*generated, err error) {
+	n := &Notice{Entry: &e.Entry, To: e.Sender}
+	var told, kept []*result
 	for _, r := range round {
 		if r.tell == 0 {
 			continue
@@ -55,47 +70,195 @@ func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*resul
 			r.say("not notified", why)
 			continue
 		}
-		if why := unverified(e.Origin); why != "" {
+		if why := unverified(&e.Entry); why != "" {
 			r.untold(why)
+			if r.fate == quarantined && r.isForward() {
+				kept = append(kept, r)
+			}
 			continue
 		}
 		told = append(told, r)
-		n.About = append(n.About, About{r.tell, r.Recipient, r.outcome})
+		n.About = append(n.About, q.about(e, r))
 	}
-	if len(told) == 0 {
-		return nil, nil
-	}
-	m, why, err := q.Notify.Notice(ctx, n)
-	if err != nil {
-		return nil, fmt.Errorf("make the notice about %s: %w", e.ID, err)
-	}
-	if m == nil {
-		for _, r := range told {
-			r.untold(why)
+	defer func() {
+		if err != nil {
+			for _, g := range all {
+				q.admitNotice(g, e.ID, 0, err)
+			}
+			all = nil
 		}
-		return nil, nil
+	}()
+	if len(told) > 0 {
+		g, why, err := q.generate(ctx, b, n)
+		if err != nil {
+			return all, err
+		}
+		if g != nil {
+			all = append(all, g)
+		}
+		for _, r := range told {
+			if g == nil {
+				r.untold(why)
+			} else {
+				r.say("notified", "the sender is told by "+g.message.ID.String())
+			}
+		}
 	}
-	generated, err := q.stage(ctx, b, m)
-	if err != nil {
-		return nil, fmt.Errorf("queue the notice about %s: %w", e.ID, err)
+	for _, r := range kept {
+		g, err := q.tellOwner(ctx, b, e, r)
+		if err != nil {
+			return all, err
+		}
+		if g != nil {
+			all = append(all, g)
+		}
 	}
-	for _, r := range told {
-		r.say("notified", "the sender is told by "+m.ID.String())
-	}
-	return &notice{generated, m}, nil
+	return all, nil
 }
 
-// notice is a generated message on its way into the queue.
-type notice struct {
-	staged
-	message *pipeline.Message
+func (q *Queue) about(e *live, r *result) About {
+	a := About{Kind: r.tell, Recipient: r.Recipient, Outcome: r.outcome}
+	if r.tell == NoticeDelayed {
+		t := q.timetable(e.Pipeline, r.domain())
+		a.Until = e.Received.Add(t.giveUpAfter)
+	}
+	return a
+}
+
+// generate makes a notice and adds it to b; nil means that nobody can be told.
+func (q *Queue) generate(ctx context.Context, b *kv.Batch, n *Notice) (*generated, string, error) {
+	m, why, err := q.Notify.Notice(ctx, n)
+	if err != nil {
+		return nil, "", fmt.Errorf("make the notice about %s: %w", n.Entry.ID, err)
+	}
+	if m == nil {
+		return nil, why, nil
+	}
+	s, err := q.stage(ctx, b, m)
+	if err != nil {
+		return nil, "", fmt.Errorf("queue the notice about %s: %w", n.Entry.ID, err)
+	}
+	return &generated{staged: s, message: m}, "", nil
+}
+
+// isForward reports whether the mail leaves because an address of ours leads elsewhere.
+func (r *Recipient) isForward() bool {
+	return r.Hop.Kind == pipeline.HopRemote && !strings.EqualFold(r.Hop.Address, r.Address)
+}
+
+// ownersPatience is how often the owner of an alias is told at most that forwards fail.
+const ownersPatience = 24 * time.Hour
+
+// tellOwner adds to b a word to the owner of an alias, if there was none today.
+func (q *Queue) tellOwner(ctx context.Context, b *kv.Batch, e *live, r *result) (*generated, error) {
+	if q.Owner == nil {
+		return nil, nil
+	}
+	owner := q.Owner(r.Address)
+	if owner == "" || strings.EqualFold(owner, r.Hop.Address) { // that is who can't be reached
+		return nil, nil
+	}
+	key := append([]byte(toldPrefix), strings.ToLower(r.Address)...)
+	value, err := q.Store.KV().Get(ctx, key)
+	if err != nil && !errors.Is(err, kv.ErrNotFound) {
+		return nil, fmt.Errorf("read when the owner of %s was told: %w", r.Address, err)
+	}
+	if err == nil {
+		d := codec.New(value)
+		if at := d.Time(); !d.Bad() && r.now.Sub(at).Abs() < ownersPatience {
+			return nil, nil
+		}
+	}
+	n := &Notice{Entry: &e.Entry, To: owner, About: []About{{Kind: NoticeKept, Recipient: r.Recipient, Outcome: r.outcome}}}
+	g, why, err := q.generate(ctx, b, n)
+	switch {
+	case err != nil:
+		return nil, err
+	case g == nil:
+		r.say("owner not told", why)
+		return nil, nil
+	}
+	b.Set(key, codec.AppendTime(nil, r.now))
+	r.say("owner told", owner+" is told by "+g.message.ID.String())
+	return g, nil
+}
+
+// success makes the report that the sender of a local recipient asked for, ready to be added to
+// the batch that delivers it; nil if nobody has to be told.
+func (q *Queue) success(ctx context.Context, e *live, r *Recipient) (*generated, error) {
+	o := pipeline.Outcome{Kind: pipeline.Delivered, Start: q.Now(), Status: "2.0.0"}
+	one := &result{Recipient: r, outcome: o, tell: successOf(e, r, &o)}
+	if one.tell == 0 || q.unwanted(e, one) != "" || unverified(&e.Entry) != "" {
+		return nil, nil
+	}
+	var b kv.Batch
+	g, _, err := q.generate(ctx, &b, &Notice{Entry: &e.Entry, To: e.Sender, About: []About{q.about(e, one)}})
+	if g != nil {
+		g.batch = b
+	}
+	return g, err
+}
+
+// addTo adds a report to the batch of a delivery.
+func (g *generated) addTo(b *kv.Batch) {
+	if g == nil {
+		return
+	}
+	for _, op := range g.batch.Ops() {
+		switch op.Kind {
+		case kv.OpSet:
+			b.Set(op.Key, op.Value)
+		case kv.OpDelete:
+			b.Delete(op.Key)
+		case kv.OpDeleteRange:
+			b.DeleteRange(op.Key, op.Value)
+		}
+	}
+}
+
+var errNotDelivered = errors.New("not delivered")
+
+// endSuccess ends what success has begun.
+func (q *Queue) endSuccess(g *generated, e *live, delivered bool) {
+	if g == nil {
+		return
+	}
+	if delivered {
+		q.admitNotice(g, e.ID, q.Store.KV().Tail(), nil)
+	} else {
+		q.admitNotice(g, e.ID, 0, errNotDelivered)
+	}
+}
+
+// successOf says what the sender is told about a delivery: something only if NOTIFY=SUCCESS asks for it (RFC 3461
+// section 4.1), and for all hops of one recipient once, with the last of them. A server that sends reports itself was asked
+// to (section 5.2.2).
+func successOf(e *live, r *Recipient, o *pipeline.Outcome) NoticeKind {
+	if !slices.Contains(r.Params.Notify, "SUCCESS") {
+		return 0
+	}
+	for _, other := range e.recipients {
+		if other != r && other.Address == r.Address {
+			return 0
+		}
+	}
+	switch {
+	case r.Hop.Kind != pipeline.HopRemote:
+		return NoticeDelivered
+	case o.Relayed:
+		return NoticeRelayed
+	}
+	return 0
 }
 
 // unwanted says why there is no notice and need not be one.
 func (q *Queue) unwanted(e *live, r *result) string {
 	want := "FAILURE"
-	if r.tell == NoticeDelayed {
+	switch r.tell {
+	case NoticeDelayed:
 		want = "DELAY"
+	case NoticeDelivered, NoticeRelayed:
+		want = "SUCCESS"
 	}
 	switch {
 	case e.Sender == "":
@@ -110,8 +273,8 @@ func (q *Queue) unwanted(e *live, r *result) string {
 
 // unverified says why the sender of such a message must not be told: anybody can
 // write any sender.
-func unverified(origin sdk.Origin) string {
-	if origin == sdk.Stranger || origin == sdk.LMTP {
+func unverified(e *Entry) string {
+	if (e.Origin == sdk.Stranger || e.Origin == sdk.LMTP) && !e.Verified {
 		return "nobody has verified the sender"
 	}
 	return ""

@@ -17,6 +17,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -37,39 +38,49 @@ type Store interface {
 	WaitDurable(ctx context.Context, pos kv.Pos) error
 	Prepare(ctx context.Context, draft *blob.Draft, variants []blob.Variant) (*storage.Prepared, error)
 	ContentInfo(ctx context.Context, id storage.ContentID, variant int) (storage.ContentInfo, error)
+	OpenContent(ctx context.Context, id storage.ContentID, variant int, front []byte) (*storage.Content, error)
 	DropRef(b *kv.Batch, content storage.ContentID, use string)
 }
 
 // Options are what a Queue is made of.
 type Options struct {
 	Store   Store
-	Deliver pipeline.Deliverer           // for mailbox hops
-	Config  func(pipeline string) Config // settings of the moment; defaults for a pipeline that is gone
-	Notify  Notifier                     // makes DSNs; nil: none are sent
-	Workers int                          // 0: 4
-	Window  int                          // entries in memory; 0: 10,000
-	Keep    time.Duration                // how long traces are kept; 0: 30 days
-	Events  Events                       // hears what becomes of recipients; may be nil
-	Observe func(kind sdk.EventKind)     // counts the same; may be nil
+	Deliver pipeline.Deliverer // for mailbox hops
+	Courier pipeline.Courier   // for remote hops; nil: they wait
+
+	Config      func(pipeline string) Config              // settings of the moment; defaults for a pipeline that is gone
+	Destination func(pipeline, domain string) Destination // what a destination has of its own; nil: nothing
+	Sources     func(pipeline string) int                 // addresses from which mail leaves: rates hold for each; nil: 1
+	Limits      Limits                                    // zero: the defaults
+
+	Notify  Notifier                  // makes DSNs; nil: none are sent
+	Owner   func(alias string) string // who is told that forwards of an alias fail; nil: nobody
+	Workers int                       // for mailbox hops; 0: 4
+	Window  int                       // entries for mailboxes in memory; 0: 10,000
+	Keep    time.Duration             // how long traces are kept; 0: 30 days
+	Events  Events                    // hears what becomes of recipients; may be nil
+	Observe func(kind sdk.EventKind)  // counts the same; may be nil
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Jitter  func() float64 // in [-1, 1); nil: random
 	Tick    time.Duration  // how often it looks for what is due; 0: 1 s
+
+	// ObserveRemote counts attempts with other servers; may be nil.
+	ObserveRemote func(kind pipeline.OutcomeKind, pace pipeline.Pace, took time.Duration)
 }
+
+// errNoCourier is the reason of mail that can't leave.
+var errNoCourier = errors.New("this server sends no mail to others")
 
 // Queue is the durable queue. Its methods may be called from any goroutine.
 type Queue struct {
 	Options
 	schedule
+	loader loader // of the ticker and Start alone
 
 	stop   context.CancelFunc // ends the ticker
 	cancel context.CancelFunc // ends attempts
-
-	// Of the ticker and Start alone.
-	stored uint32 // the low-water mark in the store
-	cursor []byte // due key at which load goes on; nil: from the low-water mark
-
-	wg sync.WaitGroup
+	wg     sync.WaitGroup
 }
 
 // New returns a queue; Start must be called before messages leave it.
@@ -92,8 +103,17 @@ func New(o Options) *Queue {
 	if o.Jitter == nil {
 		o.Jitter = func() float64 { return 2*rand.Float64() - 1 }
 	}
+	defaults := DefaultLimits()
+	if o.Limits.Connections == 0 {
+		o.Limits.Connections = defaults.Connections
+	}
+	if o.Limits.Memory == 0 {
+		o.Limits.Memory = defaults.Memory
+	}
 	q := &Queue{Options: o}
-	q.schedule.init(o.Window)
+	q.schedule.init(o.Now, o.Window, o.Limits)
+	q.remote.settings = q.timetable
+	q.remote.carry, q.remote.find = func(*trip) {}, func(*hop) {}
 	return q
 }
 
@@ -102,16 +122,20 @@ func (q *Queue) Start(ctx context.Context) error {
 	var attempts, ticks context.Context
 	attempts, q.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	ticks, q.stop = context.WithCancel(attempts)
+	q.remote.carry, q.remote.find = q.beginTrip(attempts), q.beginFind(attempts)
 	if err := q.recover(ctx); err != nil {
+		q.schedule.close()
 		q.cancel()
+		q.wg.Wait()
 		return fmt.Errorf("start the queue: %w", err)
 	}
 	for range q.Workers {
 		q.wg.Add(1)
 		go q.work(attempts)
 	}
-	q.wg.Add(1)
+	q.wg.Add(2)
 	go q.tick(ticks)
+	go q.review(ticks)
 	return nil
 }
 
@@ -149,8 +173,8 @@ func (q *Queue) tick(ctx context.Context) {
 		case <-q.refill:
 			err = q.load(ctx)
 		case <-wake.C:
-			q.schedule.wake(q.Now())
-			err = q.loadDue(ctx)
+			q.wake()
+			err = q.load(ctx)
 		case <-tidy.C:
 			err = q.tidy(ctx)
 		case <-expire.C:

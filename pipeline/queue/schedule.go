@@ -6,167 +6,294 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv"
 )
 
-// live is an entry in memory. Its fields belong to the worker that has it; the
-// schedule's lock guards only what the schedule keeps about it.
-type live struct {
-	Entry
-	infos      []storage.ContentInfo // by variant; zero ID: not read yet
-	recipients []*Recipient          // not settled yet, held ones left out
-	rest       int                   // recipients of the entry that are neither here nor settled: held, quarantined
-	traced     time.Time             // of the last event that was added to its trace
+// horizon is how long a part may wait in memory for its time. What is due later is forgotten; its due key brings
+// it back.
+const horizon = 5 * time.Minute
 
-	// Guarded by schedule.mu.
-	due   time.Time
-	index int    // in the heap, or -1
-	floor uint32 // the first minute in which one of its due keys may stand; fixed
-}
-
-// schedule says who is next. It holds at most a window of entries; while there
-// are more on disk, over is true and the ticker reads them when there is room.
+// schedule says who is next. Its lock is never held while somebody delivers, and is taken after an entry's lock, never
+// before it. What it promises about the disk stands in the package comment.
 type schedule struct {
 	mu      sync.Mutex
-	ready   []*live // first in, first out
-	waiting byDue
+	now     func() time.Time
 	entries map[storage.ID]*live
 	seized  map[storage.ID]bool // in somebody's hand
-	window  int
-	over    bool   // entries that are due may stand on disk only
-	missed  bool   // one of them came since load began a pass over the disk
-	outside int    // entries without a place here that are being committed
-	low     uint32 // minute before which nothing is due, nor will be
-	loaded  uint32 // due keys up to and including this minute were read
-	closed  bool
-	cond    *sync.Cond
-	refill  chan struct{} // room for more
+	hops    map[string]*hop
+	local   *hop    // of them: what stays here
+	queue   []*part // local ones that are ready; some may have been taken away meanwhile
+	waiting byDue
+	remote  remote
+	memory  memory
+	hungry  []*hop // more of them is on disk than here, and there is room
+	lost    bool   // an entry could not be read back: all is to be read again
+	lag     bool   // due minutes were not read to their end yet
+
+	low      uint32 // minute before which nothing is due, nor will be
+	lowLocal uint32 // the same for what stays here
+	loaded   uint32 // minutes up to this one are being read, or were
+
+	closed bool
+	cond   *sync.Cond
+	refill chan struct{} // the loader has something to do
 }
 
-func (s *schedule) init(window int) {
-	s.entries, s.seized = make(map[storage.ID]*live), make(map[storage.ID]bool)
-	s.window = window
+func (s *schedule) init(now func() time.Time, window int, limits Limits) {
+	s.now = now
+	s.entries, s.seized, s.hops = make(map[storage.ID]*live), make(map[storage.ID]bool), make(map[string]*hop)
+	s.memory = memory{local: window, most: limits.Memory}
+	s.remote.init(limits.Connections)
+	s.local = s.hop(localHop, "", "")
 	s.cond = sync.NewCond(&s.mu)
 	s.refill = make(chan struct{}, 1)
 }
 
-// claim makes room for a new entry before its due keys are written, and says the
-// first minute in which they may stand, so that tidy does not pass it. If the
-// window is full the entry will be read from disk later; then the caller says
-// with outsideDone when it is there, or never will be.
-func (s *schedule) claim(e *live, now time.Time) (inMemory bool) {
+// claim announces an entry before its due keys are written, and says where they have to stand: the low-water marks
+// wait for it. launch or release ends that.
+func (s *schedule) claim(e *live) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.index, e.floor = -1, max(minuteOf(now), s.low)
-	if len(s.entries) >= s.window {
-		s.over, s.missed = true, true
-		s.outside++
-		return false
+	minute := minuteOf(s.now())
+	e.floor, e.committing = max(minute, s.low), true
+	for _, r := range e.recipients {
+		r.at = max(minuteOf(r.Next), s.mark(r.hop))
 	}
 	s.entries[e.ID] = e
-	return true
 }
 
-// outsideDone ends the commit of an entry without a place here. A pass over the
-// disk that began before may not have seen it.
-func (s *schedule) outsideDone() {
+// mark is the low-water mark for a HOP.
+func (s *schedule) mark(hop string) uint32 {
+	if hop == localHop {
+		return s.lowLocal
+	}
+	return s.low
+}
+
+// launch hands a new entry, whose batch was applied, to the workers and connections. What finds no room stays
+// on disk, and the loader knows where.
+func (s *schedule) launch(e *live, pos kv.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over, s.missed = true, true
-	s.outside--
-	s.wantMore()
+	e.committing, e.pos = false, pos
+	s.divide(e)
+	s.weigh(e)
+	for _, p := range e.parts {
+		if s.roomFor(p) {
+			s.enter(p)
+		} else {
+			s.leaveOut(p)
+		}
+	}
+	s.forgetIdle(e)
+	s.dispatch()
 }
 
-// release forgets an entry.
+// release forgets an entry that was claimed and is not there.
 func (s *schedule) release(e *live) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forget(e)
-}
-
-func (s *schedule) forget(e *live) {
 	delete(s.entries, e.ID)
-	s.wantMore()
 }
 
-// wantMore asks the ticker to read on if there is more on disk and room for it.
-func (s *schedule) wantMore() {
-	if s.over && len(s.entries) <= s.window/2 {
-		select {
-		case s.refill <- struct{}{}:
-		default:
+// divide makes the parts of an entry, the local one first. All are on disk alone at first.
+func (s *schedule) divide(e *live) {
+	var index map[string]*part
+	for _, r := range e.recipients {
+		p := index[r.hop]
+		if index == nil {
+			p = e.part(r.hop)
+		}
+		if p == nil {
+			if len(e.parts) == 0 {
+				p = &e.first
+				e.parts = append(make([]*part, 0, 1), p)
+			} else {
+				p = new(part)
+				e.parts = append(e.parts, p)
+			}
+			*p = part{e: e, hop: s.hopFor(r), due: r.Next, floor: r.at, index: -1}
+			if last := len(e.parts) - 1; p.hop == s.local {
+				e.parts[0], e.parts[last] = p, e.parts[0]
+			}
+			if index != nil {
+				index[r.hop] = p
+			} else if len(e.parts) > 8 {
+				index = make(map[string]*part)
+				for _, p := range e.parts {
+					index[p.hop.label] = p
+				}
+			}
+		}
+		p.floor = min(p.floor, r.at)
+		if r.Next.Before(p.due) {
+			p.due = r.Next
 		}
 	}
 }
 
-// beginPass is called before load reads from the low-water mark.
-func (s *schedule) beginPass() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.missed = false
-}
-
-// endPass is called when load has seen all that is due: if nothing was left out
-// meanwhile, everything is in memory.
-func (s *schedule) endPass() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = s.missed || s.outside > 0
-	if s.missed { // outsideDone asks for the others
-		s.wantMore()
+// enter takes a part into memory.
+func (s *schedule) enter(p *part) {
+	p.e.here++
+	p.hop.add(p)
+	switch {
+	case p.due.After(s.now()):
+		s.setWaiting(p)
+	case p.hop != s.local && p.e.parts[0].hop == s.local && p.e.parts[0].state == ready:
+		p.state = behind // its own people first
+	default:
+		s.setReady(p)
 	}
 }
 
-// push hands an entry to the next free worker.
-func (s *schedule) push(e *live) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready = append(s.ready, e)
-	s.cond.Signal()
+func (s *schedule) setWaiting(p *part) {
+	p.state = waiting
+	heap.Push(&s.waiting, p)
 }
 
-// pop waits for an entry; nil means that the queue stops.
-func (s *schedule) pop() *live {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.ready) == 0 && !s.closed {
-		s.cond.Wait()
-	}
-	if s.closed {
-		return nil
-	}
-	e := s.ready[0]
-	s.ready[0] = nil
-	s.ready = s.ready[1:]
-	if len(s.ready) == 0 {
-		s.ready = nil
-	}
-	return e
-}
-
-// keep lets an entry wait until due. What is due much later is forgotten; its
-// due key brings it back.
-func (s *schedule) keep(e *live, due, now time.Time) {
-	const horizon = 5 * time.Minute
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if due.Sub(now) > horizon && minuteOf(due) > s.loaded { // the clock may have been set back
-		s.forget(e)
+func (s *schedule) setReady(p *part) {
+	p.state = ready
+	if p.hop == s.local {
+		s.queue = append(s.queue, p)
+		s.cond.Signal()
 		return
 	}
-	e.due = due
-	heap.Push(&s.waiting, e)
+	p.hop.push(p)
+	s.offer(p.hop)
 }
 
-// wake moves what is due to the ready list. It also asks for more again, in case
-// the reading failed the last time and nobody else would.
-func (s *schedule) wake(now time.Time) {
+// leave takes a part out of memory. Where it goes is the caller's: next is away or over.
+func (s *schedule) leave(p *part, next state) {
+	switch p.state {
+	case waiting:
+		heap.Remove(&s.waiting, p.index)
+	case ready:
+		if p.hop != s.local {
+			p.hop.pull(p)
+			s.withdrawIdle(p.hop)
+		}
+	case away, over:
+		p.state = next
+		return
+	}
+	p.state = next
+	p.e.here--
+	p.hop.remove(p)
+	s.wantMore(p.hop)
+}
+
+// forgetIdle forgets an entry with nothing in memory to do.
+func (s *schedule) forgetIdle(e *live) {
+	if e.here > 0 || e.committing || s.entries[e.ID] != e {
+		return
+	}
+	delete(s.entries, e.ID)
+	s.memory.total -= e.weight
+	e.weight = 0
+	for _, p := range e.parts {
+		p.hop.used = s.now()
+	}
+}
+
+// weigh counts an entry whose mail leaves.
+func (s *schedule) weigh(e *live) {
+	if len(e.parts) > 1 || len(e.parts) == 1 && e.parts[0].hop != s.local {
+		e.weight = len(e.recipients)
+		s.memory.total += e.weight
+	}
+}
+
+// pop waits for a local part; nil means that the queue stops.
+func (s *schedule) pop() *part {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
-		s.ready = append(s.ready, heap.Pop(&s.waiting).(*live))
-		s.cond.Signal()
+	for !s.closed {
+		if len(s.queue) == 0 {
+			s.queue = nil
+			s.cond.Wait()
+			continue
+		}
+		p := s.queue[0]
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+		if p.state == ready { // else somebody has seized it
+			p.state = busy
+			p.e.busy++
+			return p
+		}
 	}
-	s.wantMore()
+	return nil
+}
+
+// left is what is left of a part when somebody was at it.
+type left struct {
+	any   bool
+	due   time.Time
+	floor uint32
+}
+
+// rest ends that somebody is at a part.
+func (s *schedule) rest(p *part, l left) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putDown(p, l)
+	s.dispatch()
+}
+
+func (s *schedule) putDown(p *part, l left) {
+	e, now := p.e, s.now()
+	e.busy--
+	if p.hop == s.local {
+		s.followLocal(e)
+	}
+	p.due, p.floor = l.due, l.floor
+	switch {
+	case !l.any:
+		s.leave(p, over)
+	case p.due.Sub(now) > horizon && minuteOf(p.due) > s.loaded: // the clock may have been set back
+		s.leave(p, away)
+	case p.due.After(now):
+		s.setWaiting(p)
+	case p.hop.suspended(now):
+		s.leave(p, away)
+		s.leaveOut(p)
+	default:
+		s.setReady(p)
+	}
+	s.forgetIdle(e)
+}
+
+// followLocal lets those go who have waited until the entry's own people had their attempt.
+func (s *schedule) followLocal(e *live) {
+	for _, p := range e.parts {
+		if p.state == behind {
+			s.setReady(p)
+		}
+	}
+}
+
+// wake moves what is due to those that are ready, and ends pauses. It also asks for more again, in
+// case the reading failed the last time and nobody else would.
+func (s *schedule) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
+		p := s.waiting[0]
+		if p.hop.suspended(now) {
+			s.leave(p, away)
+			s.leaveOut(p)
+			s.forgetIdle(p.e)
+			continue
+		}
+		heap.Pop(&s.waiting)
+		s.setReady(p)
+	}
+	s.resume(now)
+	if len(s.hungry) > 0 || s.lost {
+		s.signal()
+	}
+	s.dispatch()
 }
 
 // seize takes an entry out of the workers' reach; false means that one is at it,
@@ -175,86 +302,113 @@ func (s *schedule) seize(id storage.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, here := s.entries[id]
-	if s.seized[id] || here && e.index < 0 {
+	if s.seized[id] || here && (e.busy > 0 || e.committing) {
 		return false
 	}
 	if here {
-		heap.Remove(&s.waiting, e.index)
-		delete(s.entries, id)
+		for _, p := range e.parts {
+			s.leave(p, over)
+		}
+		s.forgetIdle(e)
 	}
 	s.seized[id] = true
 	return true
 }
 
 // giveBack ends seize. e is the entry as it is on disk now, nil if there is nothing
-// to do for it; unread means that it could not be read and has to be found again.
-func (s *schedule) giveBack(id storage.ID, e *live, unread bool) {
+// to do for it; unread means that it could not be read and has to be found again. If urgent, its next hops are tried
+// although they were suspended.
+func (s *schedule) giveBack(id storage.ID, e *live, unread, urgent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.seized, id)
-	full := len(s.entries) >= s.window
-	switch {
-	case unread, full && e != nil && len(e.recipients) > 0:
-		s.over, s.missed = true, true
-	case e != nil && len(e.recipients) > 0:
-		s.entries[id] = e
-		s.ready = append(s.ready, e)
-		s.cond.Signal()
+	if unread {
+		s.lost = true
+		s.signal()
 	}
-	s.wantMore()
+	if e == nil || len(e.recipients) == 0 {
+		return
+	}
+	s.entries[id] = e
+	s.divide(e)
+	s.weigh(e)
+	for _, p := range e.parts {
+		if urgent && p.hop.site != nil {
+			s.urge(p.hop.site)
+		}
+		if s.roomFor(p) || urgent {
+			s.enter(p)
+		} else {
+			s.leaveOut(p)
+		}
+	}
+	s.forgetIdle(e)
+	s.dispatch()
 }
 
-// pass moves the low-water mark to the first minute in which an entry in memory
-// may have a due key, or to limit, and returns it. Entries that are claimed from
-// now on have no due key before it.
-func (s *schedule) pass(limit uint32) (low uint32) {
+// pass moves the low-water marks to the first minute in which something that is not settled may have a due key, or
+// to limit, before which every minute was read. Entries that are claimed from now on have no due key before them.
+func (s *schedule) pass(limit uint32) (low, lowLocal uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || len(s.seized) > 0 { // entries on disk may be due before
-		return s.low
+	if len(s.seized) > 0 || s.lost {
+		return s.low, s.lowLocal
 	}
-	minute := limit
+	marks := [2]uint32{limit, limit}
+	hold := func(h *hop, minute uint32) {
+		class := 0
+		if h == s.local {
+			class = 1
+		}
+		marks[class] = min(marks[class], minute)
+	}
 	for _, e := range s.entries {
-		minute = min(minute, e.floor)
+		if e.committing {
+			marks[0], marks[1] = min(marks[0], e.floor), min(marks[1], e.floor)
+		}
+		for _, p := range e.parts {
+			if p.state != away && p.state != over {
+				hold(p.hop, p.floor)
+			}
+		}
 	}
-	if minute <= s.loaded {
-		s.low = max(s.low, minute)
+	for _, h := range s.hops {
+		hold(h, h.from.minute)
 	}
-	return s.low
+	if limit <= s.loaded {
+		s.low, s.lowLocal = max(s.low, marks[0]), max(s.lowLocal, marks[1])
+	}
+	return s.low, s.lowLocal
+}
+
+// read takes note that minutes up to this one are being read: what is put off until then stays in memory.
+func (s *schedule) read(minute uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loaded = max(s.loaded, minute)
+}
+
+func (s *schedule) setLow(low, local uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.low, s.lowLocal = low, max(low, local)
 }
 
 // dueMinute is where a due key for t has to stand.
-func (s *schedule) dueMinute(t time.Time) uint32 {
+func (s *schedule) dueMinute(hop string, t time.Time) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return max(minuteOf(t), s.low)
+	return max(minuteOf(t), s.mark(hop))
 }
 
-// setLoaded notes up to which minute due keys were read, and returns what was
-// noted before.
-func (s *schedule) setLoaded(minute uint32) (before uint32) {
+func (s *schedule) depth() (here int, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, s.loaded = s.loaded, minute
-	return before
-}
-
-func (s *schedule) setLow(minute uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.low = minute
-}
-
-func (s *schedule) marks() (low, loaded uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.low, s.loaded
-}
-
-func (s *schedule) depth() (int, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.entries), s.over
+	more = s.lag || s.lost
+	for _, h := range s.hops {
+		more = more || h.from != nowhere
+	}
+	return len(s.entries), more
 }
 
 func (s *schedule) isClosed() bool {
@@ -270,29 +424,10 @@ func (s *schedule) close() {
 	s.cond.Broadcast()
 }
 
-// byDue is a heap of waiting entries.
-type byDue []*live
-
-func (h byDue) Len() int           { return len(h) }
-func (h byDue) Less(i, k int) bool { return h[i].due.Before(h[k].due) }
-
-func (h byDue) Swap(i, k int) {
-	h[i], h[k] = h[k], h[i]
-	h[i].index, h[k].index = i, k
-}
-
-// Push and Pop are for container/heap.
-func (h *byDue) Push(x any) {
-	e := x.(*live)
-	e.index = len(*h)
-	*h = append(*h, e)
-}
-
-func (h *byDue) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	e.index = -1
-	return e
+// signal wakes the loader.
+func (s *schedule) signal() {
+	select {
+	case s.refill <- struct{}{}:
+	default:
+	}
 }

@@ -14,10 +14,13 @@ import (
 type result struct {
 	*Recipient // as it is in the store
 	outcome    pipeline.Outcome
-	ours       bool // a delay is our own failure: the next attempt comes soon
+	ours       bool      // a delay is our own failure: the next attempt comes soon
+	attempted  bool      // by another server; it counts as an attempt
+	parked     time.Time // if not zero: nothing was tried, its next hop is suspended until then
 
 	fate   fate
 	next   time.Time  // for postponed
+	at     uint32     // the minute of its new due key
 	tell   NoticeKind // what the sender has to be told, or 0
 	warned bool
 	events []trace.Event
@@ -35,8 +38,9 @@ const (
 
 // settle writes the results of one round in one batch: the recipients, their
 // traces, the notice to the sender, and the clean-up if they were the last (RULES
-// B8). If that fails, all is as it was and the round comes again soon.
-func (q *Queue) settle(ctx context.Context, e *live, round []*result) {
+// B8). If that fails, all is as it was and the round comes again soon. The entry is locked; the caller waits
+// until the batch is durable.
+func (q *Queue) settle(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
 	luck := q.Jitter() // one for all, so that a message's recipients stay together
 	now := q.Now()
 	for _, r := range round {
@@ -47,43 +51,41 @@ func (q *Queue) settle(ctx context.Context, e *live, round []*result) {
 		for _, r := range round {
 			r.Next, r.unsure = now.Add(spread(soon(r.Attempts), luck)), true // in memory; on disk it is still due
 		}
-	} else {
-		q.obey(e, round)
-		q.tellRound(&e.Entry, round)
-		err = q.Store.WaitDurable(ctx, pos)
-	}
-	if err != nil {
 		q.Logger.Error("settling failed", "id", e.ID, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+		return 0, err
 	}
+	q.obey(e, round)
+	q.tellRound(&e.Entry, round)
+	return pos, nil
 }
 
 func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
 	var b kv.Batch
-	n, err := q.notify(ctx, &b, e, round)
+	notices, err := q.notify(ctx, &b, e, round)
 	if err != nil {
 		return 0, err
 	}
 	q.write(&b, e, round)
 	pos, err := q.Store.KV().Apply(ctx, &b)
-	if n != nil {
-		q.admitNotice(n, e.ID, err)
+	for _, n := range notices {
+		q.admitNotice(n, e.ID, pos, err)
 	}
 	return pos, err
 }
 
 // admitNotice ends what notify has begun.
-func (q *Queue) admitNotice(n *notice, about storage.ID, err error) {
+func (q *Queue) admitNotice(n *generated, about storage.ID, pos kv.Pos, err error) {
 	n.message.Content.Discard()
 	if err == nil {
 		q.Logger.Info("notice", "id", n.message.ID, "stage", pipeline.StageQueue, "action", "queued",
 			"to", n.message.Recipients[0].Address, "why", "about "+about.String())
 	}
-	q.admitNew(n.staged, err)
+	q.admitNew(n.staged, pos, err)
 }
 
 // decide says what becomes of a recipient, and what its sender has to be told.
 func (q *Queue) decide(e *live, r *result, now time.Time, luck float64) {
-	config := q.Config(e.Pipeline)
+	t := q.timetable(e.Pipeline, r.domain())
 	r.now = now
 	age := r.now.Sub(e.Received)
 	switch o := &r.outcome; {
@@ -91,22 +93,35 @@ func (q *Queue) decide(e *live, r *result, now time.Time, luck float64) {
 		r.fate = quarantined
 		r.say("quarantined", o.Text)
 		return
-	case o.Kind == pipeline.Delayed && age < config.GiveUpAfter.Std():
+	case o.Kind == pipeline.Delayed && age < t.giveUpAfter:
 		r.fate = postponed
 		wait := soon(r.Attempts)
 		if !r.ours {
-			wait = config.wait(r.Attempts)
+			wait = t.wait(r.Attempts)
 		}
-		r.next = now.Add(spread(wait, luck))
-		if config.WarnAfter > 0 && age >= config.WarnAfter.Std() && !r.Warned {
+		r.next = t.open(now.Add(spread(wait, luck)))
+		if r.parked.After(r.now) {
+			r.next = r.parked
+		}
+		r.at = max(minuteOf(r.next), r.Recipient.at)
+		if t.warnAfter > 0 && age >= t.warnAfter && !r.Warned {
 			r.tell, r.warned = NoticeDelayed, true
 		}
-	case o.Kind == pipeline.Delivered: // by a deliverer that leaves the settling to us
+	case o.Kind == pipeline.Delivered:
 		r.fate = finished
+		r.tell = successOf(e, r.Recipient, o)
 	default: // failed, or given up
 		r.fate, r.tell, o.Kind = finished, NoticeFailed, pipeline.Failed
 	}
 	r.events = append(r.events, q.outcomeEvent(r.Recipient, r.outcome))
+}
+
+// domain is the recipient's domain if its mail leaves, else "".
+func (r *Recipient) domain() string {
+	if r.Hop.Kind != pipeline.HopRemote {
+		return ""
+	}
+	return domainOf(r.Hop.Address)
 }
 
 // say adds an event to the recipient's trace.
@@ -119,7 +134,7 @@ func (r *result) say(action, text string) {
 // untold keeps the copy of a recipient whose sender can't be told that it failed.
 func (r *result) untold(why string) {
 	r.say("not notified", why)
-	if r.fate == finished {
+	if r.fate == finished && r.tell == NoticeFailed {
 		r.fate = quarantined
 		r.say("quarantined", r.outcome.Text)
 	}
@@ -131,6 +146,9 @@ func (q *Queue) write(b *kv.Batch, e *live, round []*result) {
 	var events []trace.Event
 	for _, r := range round {
 		events = append(events, r.events...)
+		if r.hop != localHop {
+			b.Delete(dueKey(r.Recipient.at, r.hop, e.ID, r.Number))
+		}
 		switch r.fate {
 		case finished:
 			left--
@@ -142,7 +160,7 @@ func (q *Queue) write(b *kv.Batch, e *live, round []*result) {
 			after := r.after()
 			b.Set(recipientKey(e.ID, r.Number), after.append(nil))
 			if r.fate == postponed {
-				b.Set(dueKey(q.dueMinute(r.next), localHop, e.ID, r.Number), nil)
+				b.Set(dueKey(r.at, r.hop, e.ID, r.Number), nil)
 			}
 		}
 	}
@@ -158,7 +176,7 @@ func (r *result) after() Recipient {
 	after := *r.Recipient
 	switch r.fate {
 	case postponed:
-		after.Next, after.Last, after.Warned = r.next, r.outcome.Text, r.Warned || r.warned
+		after.Next, after.at, after.Last, after.Warned = r.next, r.at, r.outcome.Text, r.Warned || r.warned
 	case quarantined:
 		after.Hop.Kind, after.Hop.Why, after.Next = pipeline.HopQuarantine, r.outcome.Text, time.Time{}
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
-	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/trace"
@@ -14,25 +12,29 @@ import (
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
-// work takes entries that are ready until the queue stops.
+// work takes local parts that are ready until the queue stops.
 func (q *Queue) work(ctx context.Context) {
 	defer q.wg.Done()
 	for {
-		e := q.pop()
-		if e == nil {
+		p := q.pop()
+		if p == nil {
 			return
 		}
-		q.process(ctx, e)
+		p.e.mu.Lock()
+		q.process(ctx, p)
+		var l left
+		l.any, l.due, l.floor = p.e.left(p)
+		p.e.mu.Unlock()
+		q.rest(p, l)
 	}
 }
 
-// process makes an attempt for each recipient of the entry that is due, settles
-// the round, and lets the entry wait for the others. Each pointer is one of
-// e.recipients until its end is in the store.
-func (q *Queue) process(ctx context.Context, e *live) {
-	now := q.Now()
+// process makes an attempt for each recipient of a local part that is due, and settles
+// the round. The entry is locked. Each pointer is one of e.recipients until its end is in the store.
+func (q *Queue) process(ctx context.Context, p *part) {
+	e, now := p.e, q.Now()
 	var round []*result
-	for _, r := range slices.Clone(e.recipients) {
+	for _, r := range e.of(p) {
 		if q.isClosed() || ctx.Err() != nil {
 			break // stopping: what is not settled is on disk
 		}
@@ -45,25 +47,25 @@ func (q *Queue) process(ctx context.Context, e *live) {
 			e.drop(r)
 		case got.ours && !q.makeSure(ctx, e, r): // its end may be in the store although we heard of a failure
 		case got.outcome.Kind == pipeline.Delivered: // by now, not after the others' time-outs (RULES B8)
-			q.settle(ctx, e, []*result{got})
+			q.settleNow(ctx, e, []*result{got})
 		default:
 			round = append(round, got)
 		}
 	}
 	if len(round) > 0 {
-		q.settle(ctx, e, round)
+		q.settleNow(ctx, e, round)
 	}
-	if len(e.recipients) == 0 || q.isClosed() {
-		q.release(e)
-		return
+}
+
+// settleNow is settle, until it is durable.
+func (q *Queue) settleNow(ctx context.Context, e *live, round []*result) {
+	pos, err := q.settle(ctx, e, round)
+	if err == nil {
+		err = q.Store.WaitDurable(ctx, pos)
 	}
-	next := e.recipients[0].Next
-	for _, r := range e.recipients[1:] {
-		if r.Next.Before(next) {
-			next = r.Next
-		}
+	if err != nil && ctx.Err() == nil {
+		q.Logger.Error("settling is not durable", "id", e.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
 	}
-	q.keep(e, next, now)
 }
 
 // makeSure asks the store whether a recipient still waits, after a batch about it
@@ -85,11 +87,6 @@ func (q *Queue) makeSure(ctx context.Context, e *live, r *Recipient) (waits bool
 	return false
 }
 
-// drop takes a recipient out of the workers' hands.
-func (e *live) drop(r *Recipient) {
-	e.recipients = slices.DeleteFunc(e.recipients, func(have *Recipient) bool { return have == r })
-}
-
 // attempt tries one recipient once; nil means that its end is in the store.
 func (q *Queue) attempt(ctx context.Context, e *live, r *Recipient) *result {
 	r.Attempts++
@@ -109,11 +106,13 @@ func (q *Queue) attempt(ctx context.Context, e *live, r *Recipient) *result {
 // deliver takes the message over the recipient's hop. A panic there ends the
 // attempt, not the process.
 func (q *Queue) deliver(ctx context.Context, e *live, r *Recipient) (o pipeline.Outcome, settled bool, err error) {
+	var success *generated
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("deliver %s to %s: panic: %v\n%s", e.ID, r.Address, p, debug.Stack())
 			settled = false
 		}
+		q.endSuccess(success, e, settled && err == nil)
 	}()
 	o.Start = q.Now()
 	if r.Hop.Kind == pipeline.HopBounce {
@@ -127,20 +126,23 @@ func (q *Queue) deliver(ctx context.Context, e *live, r *Recipient) (o pipeline.
 		ID: e.ID, Sender: e.Sender, Recipient: r.Address, Hop: r.Hop, Content: info,
 		Received: e.Received, Number: r.Attempts,
 	}
-	last := q.isLast(e)
+	last := e.isLast()
 	if last {
 		a.Use = useOf(e.ID)
 	}
-	a.Settle = func(b *kv.Batch, o pipeline.Outcome) { q.finish(b, e, r, o, last) }
+	if success, err = q.success(ctx, e, r); err != nil {
+		return o, false, err
+	}
+	a.Settle = func(b *kv.Batch, o pipeline.Outcome) {
+		q.end(b, e, r, o, last)
+		success.addTo(b)
+	}
 	return q.Deliver.Deliver(ctx, a)
 }
 
-// isLast reports whether the recipient that is being tried is the only one left.
-func (q *Queue) isLast(e *live) bool { return len(e.recipients) == 1 && e.rest == 0 }
-
-// finish adds to b that a recipient is settled; with the last one the entry goes.
+// end adds to b that a recipient is settled; with the last one the entry goes.
 // The use of the content is the caller's to drop.
-func (q *Queue) finish(b *kv.Batch, e *live, r *Recipient, o pipeline.Outcome, last bool) {
+func (q *Queue) end(b *kv.Batch, e *live, r *Recipient, o pipeline.Outcome, last bool) {
 	b.Delete(recipientKey(e.ID, r.Number))
 	if last {
 		b.Delete(entryKey(e.ID))
@@ -161,20 +163,12 @@ func (q *Queue) trace(b *kv.Batch, e *live, events ...trace.Event) {
 
 func (q *Queue) outcomeEvent(r *Recipient, o pipeline.Outcome) trace.Event {
 	now := q.Now()
+	text := o.Text
+	if o.TLS != "" {
+		text += " (" + o.TLS + ")"
+	}
 	return trace.Event{
 		At: now, Stage: pipeline.StageDeliver, Recipient: r.Address,
-		Action: o.Kind.String(), Text: o.Text, Took: now.Sub(o.Start),
+		Action: o.Kind.String(), Text: text, Took: now.Sub(o.Start),
 	}
-}
-
-// spread moves a wait within 10 percent (RULES D1); luck is in [-1, 1).
-func spread(d time.Duration, luck float64) time.Duration {
-	return d + time.Duration(luck*0.1*float64(d))
-}
-
-// soon is the wait after a failure of our own store.
-func soon(attempts int) time.Duration {
-	const first, most = time.Second, 5 * time.Minute
-	d := first << min(attempts-1, 20)
-	return min(max(d, first), most)
 }

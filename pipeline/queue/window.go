@@ -1,0 +1,229 @@
+package queue
+
+import (
+	"container/list"
+	"time"
+)
+
+// hop is a window on the due keys of one HOP: what of it is in memory, and from where on there may be more on disk.
+// All of it is guarded by schedule.mu.
+type hop struct {
+	label, domain, via string
+	pipeline           string // of the last entry: whose settings hold
+
+	count  int   // parts in memory
+	queued int   // of them, those that are ready to leave
+	from   place // due keys from here on may stand on disk alone; nowhere: none
+	hungry bool  // among schedule.hungry
+	used   time.Time
+
+	lanes map[string]*lane // of those that are ready, by sender
+	turns list.List        // of *lane: whose turn it is
+
+	site      *site // where it leads, or nil while that is not known
+	asked     time.Time
+	resolving bool
+	elem      *list.Element // in site.turns, while something is ready
+}
+
+// lane is what one sender has ready for one hop, first in, first out.
+type lane struct {
+	sender string
+	parts  list.List
+	turn   *list.Element
+}
+
+// memory bounds what is in memory.
+type memory struct {
+	local    int // entries that stay here
+	most     int // recipients of entries that leave
+	total    int // of them there are
+	squeezed time.Time
+}
+
+func (s *schedule) hop(label, domain, via string) *hop {
+	h := s.hops[label]
+	if h == nil {
+		h = &hop{label: label, domain: domain, via: via, from: nowhere}
+		s.hops[label] = h
+	}
+	h.used = s.now()
+	return h
+}
+
+func (s *schedule) hopFor(r *Recipient) *hop {
+	if r.hop == localHop {
+		return s.local
+	}
+	if h := s.hops[r.hop]; h != nil {
+		return h
+	}
+	return s.hop(r.hop, domainOf(r.Hop.Address), r.Hop.Via)
+}
+
+func (h *hop) add(p *part) {
+	h.count++
+	h.pipeline = p.e.Pipeline
+}
+
+func (h *hop) remove(*part) { h.count-- }
+
+// push puts a part at the end of its sender's lane.
+func (h *hop) push(p *part) {
+	from := p.e.from()
+	l := h.lanes[from]
+	if l == nil {
+		l = &lane{sender: from}
+		if h.lanes == nil {
+			h.lanes = make(map[string]*lane, 1)
+		}
+		h.lanes[from] = l
+		l.turn = h.turns.PushBack(l)
+	}
+	p.lane, p.elem = l, l.parts.PushBack(p)
+	h.queued++
+}
+
+// pull takes a part out of its lane.
+func (h *hop) pull(p *part) {
+	l := p.lane
+	l.parts.Remove(p.elem)
+	p.lane, p.elem = nil, nil
+	h.queued--
+	if l.parts.Len() == 0 {
+		h.turns.Remove(l.turn)
+		delete(h.lanes, l.sender)
+	}
+}
+
+// next takes the first part of the sender whose turn it is (fairness between senders).
+func (h *hop) next() *part {
+	l := h.turns.Front().Value.(*lane)
+	p := l.parts.Front().Value.(*part)
+	h.turns.MoveToBack(l.turn)
+	h.pull(p)
+	return p
+}
+
+// suspended reports whether nothing is tried over this hop at the moment.
+func (h *hop) suspended(now time.Time) bool { return h.site != nil && h.site.suspended(now) }
+
+// place is where the first due key of a part may stand.
+func (p *part) place() place { return place{p.floor, p.e.ID} }
+
+// leaveOut takes note that a part is on disk alone, and due.
+func (s *schedule) leaveOut(p *part) { s.note(p.hop, p.place()) }
+
+// note takes note that a hop has something on disk alone from a place on.
+func (s *schedule) note(h *hop, at place) {
+	h.from = earlier(h.from, at)
+	if h.count == 0 { // nobody will be done and ask for it
+		s.wantMore(h)
+	}
+}
+
+// wantMore asks the loader to read on for a hop if there is more on disk and room for it.
+func (s *schedule) wantMore(h *hop) {
+	if h.hungry || h.from == nowhere || h.count > s.share(h)/2 || h.suspended(s.now()) {
+		return
+	}
+	h.hungry = true
+	s.hungry = append(s.hungry, h)
+	s.signal()
+}
+
+// share is how many parts of a hop may be in memory. While there is plenty of room it is a lot, so that a backlog is read
+// in large pieces; then all have the same.
+func (s *schedule) share(h *hop) int {
+	const least = 8
+	switch {
+	case h == s.local:
+		return s.memory.local
+	case h.site != nil && h.site.failures > 0:
+		return least // until it has taken something
+	case s.memory.total < s.memory.most/2:
+		return max(s.memory.most/4, least)
+	}
+	return max(s.memory.most/2/len(s.hops), least)
+}
+
+// roomFor reports whether a part may come into memory now. What was left out before has precedence, but a destination
+// or a sender with nothing in memory is admitted at once: neither dead destinations nor a backlog keep fresh mail
+// of others out.
+func (s *schedule) roomFor(p *part) bool {
+	h, m := p.hop, &s.memory
+	inTurn := p.place().before(h.from)
+	switch {
+	case h == s.local:
+		return inTurn && h.count < m.local
+	case h.suspended(s.now()):
+		return false
+	case h.count == 0:
+		if m.total >= m.most {
+			s.squeeze()
+		}
+		return m.total < 2*m.most
+	case inTurn && h.count < s.share(h) && m.total < m.most:
+		return true
+	}
+	return h.lanes[p.e.from()] == nil && h.count < 2*s.share(h) && m.total < m.most*3/2
+}
+
+// squeeze cuts every hop down to its share, from the back of the longest lanes. It is a walk over all hops, so it is not
+// done more often than ten times a second.
+func (s *schedule) squeeze() {
+	now := s.now()
+	if now.Sub(s.memory.squeezed).Abs() < 100*time.Millisecond {
+		return
+	}
+	s.memory.squeezed = now
+	for _, h := range s.hops {
+		if h != s.local {
+			s.cut(h, s.share(h))
+		}
+	}
+}
+
+// cut leaves at most so many parts of a hop ready; the others are on disk.
+func (s *schedule) cut(h *hop, most int) {
+	for h.queued > most {
+		longest := h.turns.Back().Value.(*lane)
+		if h.turns.Len() > 1 {
+			for _, l := range h.lanes {
+				if l.parts.Len() > longest.parts.Len() {
+					longest = l
+				}
+			}
+		}
+		for n := max((longest.parts.Len()+1)/2, 1); n > 0 && h.queued > most; n-- {
+			p := longest.parts.Back().Value.(*part)
+			s.leave(p, away)
+			s.leaveOut(p)
+			s.forgetIdle(p.e)
+		}
+	}
+}
+
+// maxHops is how many hops may be known at once. If there are more of which something is on disk, the loader begins from
+// the low-water mark again when there are fewer.
+const maxHops = 100_000
+
+// oldHop is how long a hop without anything to do is remembered.
+const oldHop = time.Minute
+
+// forgetHops forgets hops and next hops that nobody has used for a while.
+func (s *schedule) forgetHops() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	for label, h := range s.hops {
+		if h == s.local || h.count > 0 || h.from != nowhere || h.resolving || now.Sub(h.used).Abs() < oldHop {
+			continue
+		}
+		if h.site != nil {
+			delete(h.site.hops, h)
+		}
+		delete(s.hops, label)
+	}
+	s.remote.forget(now)
+}
