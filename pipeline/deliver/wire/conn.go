@@ -201,7 +201,7 @@ func (c *Conn) readReply(d time.Duration, each func([]byte)) (Reply, error) {
 func (c *Conn) readLine(d time.Duration, limited *bool) ([]byte, error) {
 	seen := 0
 	for {
-		if i := bytes.IndexByte(c.in[seen:], '\n'); i >= 0 {
+		if i := bytes.IndexByte(c.in[seen:], '\n'); i >= 0 && seen+i <= maxReplyLine {
 			line := c.in[:seen+i]
 			c.in = c.in[seen+i+1:]
 			return bytes.TrimSuffix(line, []byte("\r")), nil
