@@ -83,6 +83,11 @@ func (c *Checker) spf(ctx context.Context, r *Result, hostname string, ours []ne
 
 // dkim compares the key.
 func (c *Checker) dkim(ctx context.Context, r *Result) {
+	if r.Value == "" {
+		r.State = Missing
+		r.note("there is no key to publish yet")
+		return
+	}
 	all, err := c.DNS.LookupTXT(ctx, r.Name)
 	if r.fail(err) {
 		return

@@ -126,6 +126,8 @@ func (p *Plan) outgoing() {
 	}
 	if len(s.Keys) == 0 {
 		p.note("There is no DKIM key for %s yet: `sluice dkim new %s` makes one.", s.Domain, s.Domain)
+		p.add(Record{Kind: "dkim", Name: "SELECTOR._domainkey." + s.Domain, Type: "TXT", Need: Needed,
+			About: []string{"DKIM: the key with which mail from " + s.Domain + " is signed (RFC 6376)."}})
 	}
 	for _, k := range s.Keys {
 		r := Record{Kind: "dkim", Name: k.Name, Type: "TXT", Value: k.Text, Need: Needed, state: k.State}
