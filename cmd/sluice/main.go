@@ -60,6 +60,8 @@ func (a *app) commands() []*cobra.Command {
 		a.routeCommand(),
 		a.dkimCommand(),
 		a.pluginCommand(),
+		a.dnsCommand(),
+		a.reportCommand(),
 		a.metricsCommand(),
 		a.benchCommand(),
 		a.versionCommand(),

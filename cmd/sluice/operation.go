@@ -39,7 +39,7 @@ type desk struct {
 
 // operations lists them all; startControl offers each on the socket.
 func operations() []operation {
-	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation(), routeOperation())
+	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation(), routeOperation(), reportShowOperation())
 	for _, verb := range verbs {
 		list = append(list, verb.operation())
 	}
