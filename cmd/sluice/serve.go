@@ -74,6 +74,7 @@ type server struct {
 	store     *storage.Store
 	dns       *resolver.Resolver
 	plugins   *pluginhost.Host
+	outgoing  outgoing
 	queue     *queue.Queue
 	control   *control.Server
 	listeners []*running
@@ -105,6 +106,7 @@ func (s *server) start(ctx context.Context) (err error) {
 		s.startResolver, // DNS
 		s.startPlugins,  // processes
 		s.buildRoutes,   // domains, aliases, accounts
+		s.startOutgoing, // keys, and who takes mail to other servers
 		s.startQueue,    // what a former process left behind goes on
 		s.startTelling,  // what happens from now on, and lessons that a former process left
 		s.buildPipelines,
@@ -116,6 +118,7 @@ func (s *server) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	s.noteListeners()
 	s.serveListeners()
 	s.telling.open.Store(true)
 	s.sayReady()
@@ -153,6 +156,7 @@ func (s *server) stop() error {
 	if s.queue != nil {
 		errs = append(errs, s.queue.Stop(ctx))
 	}
+	errs = append(errs, s.outgoing.stop())
 	s.telling.stop(ctx)
 	if s.plugins != nil {
 		errs = append(errs, s.plugins.Stop(ctx))
@@ -221,9 +225,12 @@ func (s *server) buildRoutes(ctx context.Context) (err error) {
 func (s *server) startQueue(ctx context.Context) error {
 	s.settings = queueSettings(s.config)
 	s.queue = queue.New(queue.Options{
-		Store:   s.store,
-		Deliver: &deliver.Mailbox{Store: s.store, Now: time.Now},
-		Config:  s.queueConfig,
+		Store:       s.store,
+		Deliver:     &deliver.Mailbox{Store: s.store, Now: time.Now},
+		Courier:     s.outgoing.courier,
+		Config:      s.queueConfig,
+		Destination: s.queueDestination,
+		Limits:      s.config.Queue,
 		Notify: &notifier{
 			author: *s.author(), hostname: s.config.Hostname, postmaster: func() string { return s.currentTable().Postmaster() },
 		},
@@ -236,7 +243,10 @@ func (s *server) startQueue(ctx context.Context) error {
 
 // author writes what the server has to say by mail.
 func (s *server) author() *author {
-	return &author{store: s.store, table: s.currentTable}
+	return &author{
+		store: s.store, table: s.currentTable,
+		sealer: func(string) pipeline.Sealer { return s.sealer(s.currentConfig()) },
+	}
 }
 
 // currentTable returns where addresses go at the moment.
@@ -287,6 +297,7 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		},
 		Router:   routing,
 		Queue:    s.queue,
+		Sealer:   s.sealer(c),
 		Mixed:    p.Mixed,
 		Deadline: p.Deadline.Std(),
 		MaxSize:  p.Receive.MaxSize.Int64(),
