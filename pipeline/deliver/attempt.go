@@ -283,7 +283,7 @@ func (a *attempt) result() pipeline.Sent {
 	case a.fine:
 		s.Pace = pipeline.PaceFine
 	case a.answered || a.best == nil || a.best.pace == pipeline.PaceSame:
-	case a.best.pace == pipeline.PaceNever && a.hopes == 0:
+	case a.best.never && a.hopes == 0:
 		s.Pace, s.Why = pipeline.PaceNever, why
 	default:
 		s.Pace, s.Why = pipeline.PaceWait, why
