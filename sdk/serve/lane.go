@@ -75,8 +75,7 @@ const patience = 20 * time.Millisecond
 // question is one Ask on its way through the plugin.
 type question struct {
 	id       uint64
-	ctx      context.Context
-	cancel   context.CancelFunc
+	limit    limit
 	message  sdk.Message
 	body     *body
 	err      error         // why the plugin can't be asked
@@ -193,7 +192,7 @@ func (l *lane) end(err error) {
 	}
 	l.mu.Lock()
 	if q := l.current; q != nil {
-		q.cancel()
+		q.limit.cancel()
 		q.body.fail(context.Canceled)
 	}
 	l.current = nil
@@ -276,7 +275,7 @@ func (l *lane) withdraw(id uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if q := l.current; q != nil && q.id == id {
-		q.cancel()
+		q.limit.cancel()
 		q.body.fail(context.Canceled)
 		if l.stage == coming {
 			l.askBeside()
@@ -299,10 +298,9 @@ func (l *lane) begin(a *wire.Ask) error {
 		}
 	}
 	q := &question{id: a.GetId(), body: newBody(l.parsed), answered: make(chan struct{})}
+	q.limit.Context = l.stream.Context()
 	if n := a.GetDeadlineUnixNano(); n != 0 {
-		q.ctx, q.cancel = context.WithDeadline(l.stream.Context(), time.Unix(0, n))
-	} else {
-		q.ctx, q.cancel = context.WithCancel(l.stream.Context())
+		q.limit.end = time.Unix(0, n)
 	}
 	q.message = sdk.Message{
 		Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body, Parsed: q.body.parsed,
@@ -346,7 +344,7 @@ func (l *lane) answer(q *question) {
 	if bodyErr := l.sendBody(q, &verdict, err == nil); err == nil {
 		err = bodyErr
 	}
-	q.cancel()
+	q.limit.cancel()
 	if err != nil {
 		answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
 	} else {
@@ -371,7 +369,7 @@ func (l *lane) ask(q *question) (v sdk.Verdict, err error) {
 			v, err = sdk.Verdict{}, fmt.Errorf("panic in Ask: %v", cause)
 		}
 	}()
-	return l.plugin.Ask(q.ctx, &q.message)
+	return l.plugin.Ask(&q.limit, &q.message)
 }
 
 func oneLine(s string) string {

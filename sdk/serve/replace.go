@@ -44,8 +44,8 @@ func (l *lane) copyBody(q *question, r io.Reader) error {
 	buffer := make([]byte, size)
 	for first := true; ; first = false {
 		n, err := io.ReadFull(r, buffer)
-		if q.ctx.Err() != nil {
-			return fmt.Errorf("replace the body: %w", q.ctx.Err())
+		if q.limit.Err() != nil {
+			return fmt.Errorf("replace the body: %w", q.limit.Err())
 		}
 		if n > 0 || first && errors.Is(err, io.EOF) { // an empty body is one empty piece: none is a mistake
 			piece := &wire.Body{Id: q.id, Data: buffer[:n]}
