@@ -15,6 +15,10 @@ FUZZTIME ?= 10s
 TIMEOUT  ?= 40m
 INTEROP_PACKAGE := ./cmd/internal/interop/...
 
+# A program with the race detector sleeps a second when it ends, for races that come yet. The tests end thousands of
+# processes (each server, each of its commands): 20 ms are enough for what is under way.
+export GORACE ?= atexit_sleep_ms=20
+
 .PHONY: build test quick lint fmt vet packages fuzz generate bench clean
 
 build:
