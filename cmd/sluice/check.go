@@ -74,6 +74,7 @@ type report struct {
 	TLS       string           `json:"tls"`
 	Listeners []listenerReport `json:"listeners"`
 	Domains   []domainReport   `json:"domains"`
+	Relays    []relayReport    `json:"relays"`
 	Pipelines []pipelineReport `json:"pipelines"`
 	Plugins   []pluginReport   `json:"plugins"`
 	RunsAs    string           `json:"runs_as"`
@@ -94,6 +95,8 @@ type listenerReport struct {
 
 type domainReport struct {
 	Name       string   `json:"name"`
+	Accept     string   `json:"accept"`
+	DKIM       string   `json:"dkim"`
 	Aliases    int      `json:"aliases"`
 	CatchAll   []string `json:"catch_all,omitempty"`
 	Subaddress string   `json:"subaddress"`
@@ -144,8 +147,9 @@ func newReport(c *config.Config, warnings []config.Problem) *report {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Domain)) {
 		d := c.Domain[name]
-		r.Domains = append(r.Domains, domainReport{name, len(d.Aliases), d.CatchAll, d.Subaddress})
+		r.Domains = append(r.Domains, domainReport{name, d.Accept, signed(c, name, d.DKIM), len(d.Aliases), d.CatchAll, d.Subaddress})
 	}
+	r.Relays = relayReports(c)
 	for _, name := range slices.Sorted(maps.Keys(c.Pipeline)) {
 		r.Pipelines = append(r.Pipelines, newPipelineReport(c, name))
 	}
@@ -201,7 +205,7 @@ func newPipelineReport(c *config.Config, name string) pipelineReport {
 		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, pipeline.StageRoute, p.Route.Plugins, sdk.Defer)},
 		{Stage: pipeline.StageQueue, Does: fmt.Sprintf("tried again after %s, at most every %s; late after %s, given up after %s",
 			p.Queue.Retry, p.Queue.RetryMax, p.Queue.WarnAfter, p.Queue.GiveUpAfter)},
-		{Stage: pipeline.StageDeliver, Does: "into local mailboxes"},
+		{Stage: pipeline.StageDeliver, Does: deliverDoes(p)},
 	}}
 }
 
@@ -303,10 +307,11 @@ func (r *report) print(w io.Writer) error {
 	p.section("domains", len(r.Domains))
 	p.table(func(t io.Writer) {
 		for _, d := range r.Domains {
-			fmt.Fprintf(t, "  %s\taliases %d\tcatch-all %s\tsubaddress %s\n", d.Name, d.Aliases,
-				none(strings.Join(d.CatchAll, ", ")), none(d.Subaddress))
+			fmt.Fprintf(t, "  %s\t%s\taliases %d\tcatch-all %s\tsubaddress %s\tDKIM %s\n", d.Name, d.Accept, d.Aliases,
+				none(strings.Join(d.CatchAll, ", ")), none(d.Subaddress), d.DKIM)
 		}
 	})
+	r.printLeaving(p)
 	for _, pl := range r.Pipelines {
 		r.printPipeline(p, pl)
 	}

@@ -4,11 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/idna"
 
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/pipeline"
@@ -90,28 +87,10 @@ func (s *server) deliverConfig(name string) deliver.Config {
 	return deliver.DefaultConfig()
 }
 
-// destination returns what is different for mail to a domain: its own table, else that of the nearest ".parent".
+// destination returns what is different for mail to a domain.
 func (s *server) destination(domain string) config.Destination {
-	return destinationOf(s.currentConfig(), domain)
-}
-
-func destinationOf(c *config.Config, domain string) config.Destination {
-	if len(c.Destination) == 0 {
-		return config.Destination{}
-	}
-	if d, ok := c.Destination[domain]; ok {
-		return *d
-	}
-	for rest := domain; ; {
-		_, parent, ok := strings.Cut(rest, ".")
-		if !ok {
-			return config.Destination{}
-		}
-		if d, ok := c.Destination["."+parent]; ok {
-			return *d
-		}
-		rest = parent
-	}
+	d, _ := s.currentConfig().DestinationFor(domain)
+	return d
 }
 
 func (s *server) queueDestination(_, domain string) queue.Destination {
@@ -127,18 +106,14 @@ func (s *server) currentConfig() *config.Config {
 
 // sealer signs what leaves, with the keys of the domains of c.
 func (s *server) sealer(c *config.Config) *authenticate.Sealer {
-	signing := make(map[string]authenticate.Signing, len(c.Domain))
-	for name, d := range c.Domain {
-		if ascii, err := idna.Lookup.ToASCII(strings.ToLower(name)); err == nil {
-			name = ascii
-		}
-		signing[name] = d.DKIM
-	}
 	return authenticate.NewSealer(authenticate.SealerOptions{
 		Keys: s.outgoing.keys, Hostname: c.Hostname,
 		Domain: func(name string) (authenticate.Signing, bool) {
-			d, ok := signing[name]
-			return d, ok
+			d, ok := c.Domain[name]
+			if !ok {
+				return authenticate.Signing{}, false
+			}
+			return d.DKIM, true
 		},
 	})
 }
