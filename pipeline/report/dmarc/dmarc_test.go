@@ -2,6 +2,7 @@ package dmarc_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -134,6 +135,14 @@ func TestRoundTrip(t *testing.T) {
 	f.Version, got.XMLName = "1.0", f.XMLName
 	if !reflect.DeepEqual(got, f) {
 		t.Errorf("read back:\n%+v\nwritten:\n%+v", got, f)
+	}
+	asJSON, err := json.Marshal(f)
+	if err != nil || !bytes.Contains(asJSON, []byte(`"begin":"2026-11-21T00:00:00Z"`)) {
+		t.Errorf("%v %s", err, asJSON)
+	}
+	var again dmarc.Feedback
+	if err := json.Unmarshal(asJSON, &again); err != nil || !reflect.DeepEqual(&again, f) {
+		t.Errorf("%v\nfrom JSON:\n%+v\nwritten:\n%+v", err, again, f)
 	}
 }
 

@@ -1,6 +1,7 @@
 package dmarc
 
 import (
+	"encoding/json"
 	"encoding/xml"
 	"strconv"
 	"strings"
@@ -123,6 +124,9 @@ func (c *Count) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// UnmarshalJSON implements json.Unmarshaler for what this package wrote.
+func (c *Count) UnmarshalJSON(text []byte) error { return c.UnmarshalText(text) }
+
 // Seconds is a moment in seconds since 1970; one that cannot be read is 0.
 type Seconds int64
 
@@ -135,6 +139,19 @@ func (s *Seconds) UnmarshalText(text []byte) error {
 	if err != nil || n < 0 || n > maxSeconds {
 		*s = 0
 	}
+	return nil
+}
+
+// MarshalJSON writes it as RFC 3339 has it.
+func (s Seconds) MarshalJSON() ([]byte, error) { return json.Marshal(s.Time()) }
+
+// UnmarshalJSON implements json.Unmarshaler for what MarshalJSON wrote.
+func (s *Seconds) UnmarshalJSON(text []byte) error {
+	var t time.Time
+	if err := json.Unmarshal(text, &t); err != nil {
+		return err
+	}
+	*s = Seconds(t.Unix())
 	return nil
 }
 
