@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/cmd/internal/control"
+	"github.com/sluicemail/sluice/pipeline/route"
 )
 
 // checkAccounts finds aliases, catch-alls and a postmaster that lead to nobody. Who exists is in the store, so it is asked
@@ -39,7 +40,7 @@ func deadEnds(c *config.Config, exists map[string]bool) config.Problems {
 	leads := func(address string) bool {
 		local, domain, _ := strings.Cut(address, "@")
 		d := c.Domain[domain]
-		if exists[address] || d == nil {
+		if exists[address] || d == nil || d.Accept == route.AcceptRelay { // another server's
 			return true
 		}
 		base := local
@@ -65,6 +66,9 @@ func deadEnds(c *config.Config, exists map[string]bool) config.Problems {
 			}
 		}
 		for _, target := range d.CatchAll {
+			if _, domain, _ := strings.Cut(target, "@"); c.Domain[domain] == nil { // forwarded
+				continue
+			}
 			if !exists[target] && len(d.Aliases[strings.TrimSuffix(target, "@"+name)]) == 0 {
 				out = append(out, c.Warning(fmt.Sprintf("%s has no account; sluice user add %s makes one", target, target), "domain", name, "catch_all"))
 			}
