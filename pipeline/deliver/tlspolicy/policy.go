@@ -115,7 +115,8 @@ var errNotListed = errors.New("mx-not-in-policy")
 // demand checks what the administrator and the sender insist on.
 func (p *Policy) demand() error {
 	asked := p.domain.asked
-	if asked.Level == "dane" && (p.Level != DANE || !p.host.Secure && !asked.Fixed) {
+	secure := asked.Fixed || asked.Exchangers.Secure
+	if asked.Level == "dane" && (p.Level != DANE || !secure) {
 		return &Error{
 			Type: tlsrpt.DANERequired, Status: "4.7.5",
 			Text: "DANE is required for " + asked.Domain + ", and " + p.host.Name + " has no secure and usable TLSA records",
@@ -129,13 +130,12 @@ func (p *Policy) demand() error {
 	switch {
 	case p.Level == None:
 		return &Error{Status: "5.7.30", Permanent: true, Text: "the sender requires TLS, which is switched off for " + asked.Domain}
-	case !asked.Fixed && !p.host.Secure && !listed:
+	case !secure && !listed:
 		return &Error{
 			Status: "5.7.30", Permanent: true,
 			Text: "the sender requires TLS, and neither DNSSEC nor MTA-STS vouches for the servers of " + asked.Domain,
 		}
-	case p.Level == DANE && (p.host.Secure || asked.Fixed):
-	case p.Level == DANE: // listed by MTA-STS: DANE verifies the server, and its name is vouched for
+	case p.Level == DANE: // also where MTA-STS vouches for the name: DANE verifies the server
 	default:
 		p.raise(Verify, "requiretls")
 	}

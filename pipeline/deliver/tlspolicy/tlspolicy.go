@@ -146,49 +146,62 @@ func (p *Policies) Domain(ctx context.Context, asked Asked) (*Domain, error) {
 }
 
 // Host returns what holds for one of the domain's servers. An *Error means that this server is not to be used now and
-// the next one may be tried; it belongs into Learn too, with the Policy that comes with it. Any other error is that of ctx.
+// the next one may be tried; it has been taken note of. Any other error is that of ctx.
 func (d *Domain) Host(ctx context.Context, host mx.Host) (*Policy, error) {
 	p := &Policy{Source: "default", domain: d, host: host}
+	if err := p.decide(ctx); err != nil {
+		var ours *Error
+		if reports := d.policies.options.Reports; reports != nil && !d.asked.Fixed && errors.As(err, &ours) {
+			p.report(reports, Result{Err: ours})
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// decide goes from what the administrator wrote to what the server did the last time.
+func (p *Policy) decide(ctx context.Context) error {
 	if err := p.configured(); err != nil {
-		return p, err
+		return err
 	}
 	if p.Level == None {
-		return p, p.demand()
+		return p.demand()
 	}
 	if err := p.findDANE(ctx); err != nil {
-		return p, err
+		return err
 	}
 	if err := p.applySTS(); err != nil {
-		return p, err
+		return err
 	}
 	if err := p.demand(); err != nil {
-		return p, err
+		return err
 	}
-	if p.Level == Opportunistic && d.policies.options.Remember {
-		remembered, err := d.policies.memory.expects(ctx, memoryKey(host))
+	policies := p.domain.policies
+	if p.Level == Opportunistic && policies.options.Remember {
+		remembered, err := policies.memory.expects(ctx, memoryKey(p.host))
 		if err != nil {
-			return p, err
+			return err
 		}
 		if remembered {
 			p.raise(Require, "remembered")
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // Result is how an attempt to protect a connection ended.
 type Result struct {
 	Offered bool                 // the server offered STARTTLS, or Policy.Implicit
 	TLS     *tls.ConnectionState // of the finished handshake; nil: there is none
-	Err     error                // why there is none: of the handshake, or the *Error of Host
+	Err     error                // why there is none: that of the handshake, or of Policy.Missing
 	Local   netip.Addr           // ours
 	Remote  netip.Addr           // the server's
 	Helo    string               // the name in its greeting, as it came
 }
 
 // Learn takes note of how an attempt went: for reports, and for what is expected of the server next time. It is to be
-// called once for each connection that got as far as the answer to EHLO or a handshake, and for each *Error of Host; not
-// for those that failed before, and not for messages on a kept connection.
+// called once for each connection that got as far as the answer to EHLO or a handshake; not for those that failed before, and
+// not for messages on a kept connection.
 func (p *Policies) Learn(policy *Policy, result Result) {
 	if policy == nil || !policy.Wanted() {
 		return
