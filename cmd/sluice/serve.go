@@ -79,6 +79,7 @@ type server struct {
 	control   *control.Server
 	listeners []*running
 	telling   telling
+	reporting reporting
 	observer  pipeline.Observer // of what goes through the pipelines; nil: nobody counts
 	alerter   pipeline.Alerter  // of what plugins want the administrator to know; nil: the log alone
 	gone      sync.Map          // pipelines of queued messages that are no more, and were warned of
@@ -101,14 +102,15 @@ func (s *server) start(ctx context.Context) (err error) {
 	}()
 	tuneMemory()
 	steps := []func(context.Context) error{
-		s.openStore,     // data_dir, lock, storage
-		s.makeTelling,   // events, lessons, alerts, metrics
-		s.startResolver, // DNS
-		s.startPlugins,  // processes
-		s.buildRoutes,   // domains, aliases, accounts
-		s.startOutgoing, // keys, and who takes mail to other servers
-		s.startQueue,    // what a former process left behind goes on
-		s.startTelling,  // what happens from now on, and lessons that a former process left
+		s.openStore,      // data_dir, lock, storage
+		s.makeTelling,    // events, lessons, alerts, metrics
+		s.startResolver,  // DNS
+		s.startPlugins,   // processes
+		s.buildRoutes,    // domains, aliases, accounts
+		s.startOutgoing,  // keys, and who takes mail to other servers
+		s.startQueue,     // what a former process left behind goes on
+		s.startReporting, // to other servers, about their mail
+		s.startTelling,   // what happens from now on, and lessons that a former process left
 		s.buildPipelines,
 		s.openListeners,
 		s.startControl, // the socket of the command line
@@ -153,6 +155,7 @@ func (s *server) stop() error {
 	if s.control != nil {
 		errs = append(errs, s.control.Stop(ctx))
 	}
+	s.reporting.stop(ctx) // nothing is observed any more; what is sent goes through the queue
 	if s.queue != nil {
 		errs = append(errs, s.queue.Stop(ctx))
 	}
@@ -290,7 +293,9 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 		Hostname: c.Hostname,
 		Early:    scoring, // in connect, sender and recipient (RULES C6)
 		Stages: []pipeline.Stage{
-			authenticate.New(authenticate.Options{Config: p.Authenticate, Hostname: c.Hostname, DNS: s.dns}),
+			authenticate.New(authenticate.Options{
+				Config: p.Authenticate, Hostname: c.Hostname, DNS: s.dns, Reports: s.reporting.observer(c),
+			}),
 			antispam.New(p.AntiSpam, scoring),
 			antivirus.New(p.AntiVirus, s.askers(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins)),
 			routing,

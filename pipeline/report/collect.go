@@ -27,7 +27,7 @@ const (
 // CollectorOptions are what a Collector is made of.
 type CollectorOptions struct {
 	Engine   kv.Engine
-	Interval time.Duration            // of a period; 0: a day
+	Interval func() time.Duration     // of a period that begins now; nil: a day
 	Own      func(domain string) bool // domains that are not reported about; nil: none
 	Logger   *slog.Logger
 	Now      func() time.Time
@@ -76,8 +76,8 @@ func NewCollector(o CollectorOptions) *Collector {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Interval <= 0 || o.Interval > 24*time.Hour {
-		o.Interval = 24 * time.Hour
+	if o.Interval == nil {
+		o.Interval = func() time.Duration { return 24 * time.Hour }
 	}
 	return &Collector{
 		o: o, kick: make(chan struct{}, 1), done: make(chan struct{}),
@@ -92,7 +92,8 @@ func (c *Collector) ObserveDMARC(o *pipeline.DMARCObservation) {
 		return
 	}
 	// The period is that of our clock: a message that took long to come belongs to the time when it was judged.
-	begin := c.o.Now().UTC().Truncate(c.o.Interval)
+	interval := min(max(c.o.Interval(), time.Hour), 24*time.Hour)
+	begin := c.o.Now().UTC().Truncate(interval)
 	row := encodeRow(o)
 	name := rowName{periodDomain{begin.Format(periodForm), domain}, hashOf(row)}
 	c.mu.Lock()
@@ -107,7 +108,7 @@ func (c *Collector) ObserveDMARC(o *pipeline.DMARCObservation) {
 	}
 	h := c.heads[name.periodDomain]
 	if h == nil {
-		h = &head{begin: begin, end: begin.Add(c.o.Interval)}
+		h = &head{begin: begin, end: begin.Add(interval)}
 		c.heads[name.periodDomain] = h
 	}
 	h.policy = keepPolicy(&o.Policy, domain)
