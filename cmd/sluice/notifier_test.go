@@ -45,6 +45,7 @@ func TestNotifier(t *testing.T) {
 	original := keepContent(t, store, "Subject: lunch\r\nMessage-ID: <1@example.test>\r\n\r\nthe body\r\n")
 	notice := func(sender string) *queue.Notice {
 		return &queue.Notice{
+			To:    sender,
 			Entry: &queue.Entry{ID: store.NewID(), Pipeline: "outbound", Received: time.Now(), Sender: sender, Content: original},
 			About: []queue.About{
 				{Kind: queue.NoticeFailed, Recipient: &queue.Recipient{Address: "x@example.test"}, Outcome: pipeline.Outcome{Text: "550 5.7.1 no"}},
@@ -75,7 +76,15 @@ func TestNotifier(t *testing.T) {
 	if m.Origin != sdk.Generated || m.Sender != "" || m.Pipeline != "outbound" || len(hops) != 1 || hops[0].Account != alice.ID {
 		t.Errorf("%+v, hops %+v", m, hops)
 	}
-	for _, sender := range []string{"nobody@example.test", "carol@elsewhere.test", "j\u00fcrgen@example.test", ""} {
+	away, why, err := n.Notice(t.Context(), notice("Carol@Elsewhere.test"))
+	if err != nil || away == nil {
+		t.Fatal(why, err)
+	}
+	defer away.Content.Discard()
+	if hops := away.Recipients[0].Hops; len(hops) != 1 || hops[0].Kind != pipeline.HopRemote || hops[0].Address != "Carol@elsewhere.test" {
+		t.Errorf("a sender at another server: %+v", hops)
+	}
+	for _, sender := range []string{"nobody@example.test", "carol@[192.0.2.1]", "j\u00fcrgen@example.test", ""} {
 		m, why, err := n.Notice(t.Context(), notice(sender))
 		if m != nil || why == "" || err != nil {
 			t.Errorf("%q: %v %q %v", sender, m, why, err)

@@ -106,6 +106,8 @@ func (s *server) fixed(c *config.Config) string {
 		return "[log]"
 	case !same(old.Alerts, c.Alerts):
 		return "[alerts]"
+	case !same(old.Queue, c.Queue):
+		return "[queue]"
 	case !same(old.DNS, c.DNS):
 		return "[dns]"
 	case !same(old.Listener, c.Listener):
