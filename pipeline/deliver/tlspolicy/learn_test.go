@@ -172,10 +172,16 @@ func TestNotReported(t *testing.T) {
 		func(a *tlspolicy.Asked) { a.Fixed = true },
 		func(a *tlspolicy.Asked) { a.Level = "none" },
 		func(a *tlspolicy.Asked) { a.RequireTLS = true },
+		func(a *tlspolicy.Asked) { a.Unreported = true },
 	} {
 		p, err := w.policy(t, "plain.test", 0, change)
 		if err == nil {
 			w.p.Learn(p, tlspolicy.Result{})
+		}
+	}
+	for domain, host := range map[string]int{"bogus.signed.test": 0, "enforce.test": 1} { // found out before any connection
+		if _, err := w.policy(t, domain, host, func(a *tlspolicy.Asked) { a.Unreported = true }); err == nil {
+			t.Errorf("%s: the server may be used", domain)
 		}
 	}
 	if all, err := w.reports.Take(t.Context(), w.clock.Now()); err != nil || len(all) != 0 {

@@ -104,7 +104,11 @@ type Asked struct {
 	Fixed      bool          // the servers are from the configuration (a [relay]): DANE and MTA-STS do not apply
 	DANE       bool          // [pipeline.X.deliver] dane
 	MTASTS     bool          // [pipeline.X.deliver] mta_sts
+	Unreported bool          // nothing about it goes into TLS reports
 }
+
+// reported says whether reports are to tell of it.
+func (a *Asked) reported() bool { return !a.Fixed && !a.Unreported }
 
 // Error says that a server, or every server of a domain, may not be used now. It is temporary, but for Permanent.
 type Error struct {
@@ -151,7 +155,7 @@ func (d *Domain) Host(ctx context.Context, host mx.Host) (*Policy, error) {
 	p := &Policy{Source: "default", domain: d, host: host}
 	if err := p.decide(ctx); err != nil {
 		var ours *Error
-		if reports := d.policies.options.Reports; reports != nil && !d.asked.Fixed && errors.As(err, &ours) {
+		if reports := d.policies.options.Reports; reports != nil && d.asked.reported() && errors.As(err, &ours) {
 			p.report(reports, Result{Err: ours})
 		}
 		return nil, err
@@ -216,7 +220,7 @@ func (p *Policies) Learn(policy *Policy, result Result) {
 			p.memory.learn(memoryKey(policy.host), false)
 		}
 	}
-	if p.options.Reports != nil && !policy.domain.asked.Fixed {
+	if p.options.Reports != nil && policy.domain.asked.reported() {
 		policy.report(p.options.Reports, result)
 	}
 }

@@ -97,7 +97,9 @@ func New(options Options) *Store {
 
 // Close ends fetches that are under way.
 func (s *Store) Close() {
+	s.mu.Lock() // start holds it: no fetch begins after this
 	s.stop()
+	s.mu.Unlock()
 	s.running.Wait()
 }
 

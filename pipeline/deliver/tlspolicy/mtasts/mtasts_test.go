@@ -327,7 +327,16 @@ func TestRefresh(t *testing.T) {
 	if p, err := w.get(t, s); err != nil || p == nil { // in use, it is refreshed as well
 		t.Errorf("got %+v, %v", p, err)
 	}
-	waitFor(t, func() bool { return w.fetches.Load() == 3 })
+	waitFor(t, func() bool { return s.Known("example.test").Fetched.Equal(w.clock.Now()) })
+	s.mu.Lock()
+	flight := s.entries["example.test"].flight
+	s.mu.Unlock()
+	if flight != nil {
+		<-flight
+	}
+	if n := w.fetches.Load(); n != 3 {
+		t.Errorf("%d fetches", n)
+	}
 	w.clock.Move(40 * 24 * time.Hour)
 	s.refreshOld()
 	if p := s.Known("example.test"); p != nil {
