@@ -89,6 +89,10 @@ func (a *attempt) policies(ctx context.Context) (*tlspolicy.Domain, error) {
 	return a.r.Policies.Domain(ctx, tlspolicy.Asked{
 		Domain: a.p.Domain, Exchangers: a.plan.exchangers, Level: level, RequireTLS: a.p.Params.TLS, Fixed: a.plan.fixed,
 		DANE: a.config.DANE, MTASTS: a.config.MTASTS,
+
+		// TLS reports have a null sender, like all that we write ourselves: reported about, they would lead to a report
+		// on every day for ever (RFC 8460 section 5.3). Bounces are left out with them.
+		Unreported: a.p.Sender == "",
 	})
 }
 
