@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"syscall"
 
@@ -238,7 +239,11 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 	if !s.conn.Extensions.StartTLS {
 		d.learn(s, tlspolicy.Result{})
 		if !p.Plain() {
-			return false, d.unsafe("TLS is demanded ("+p.Source+") and not offered", nil)
+			t := d.unsafe("TLS is demanded ("+p.Source+") and not offered", nil)
+			if p.RequireTLS { // RFC 8689 section 4.2.1: it cannot offer REQUIRETLS either
+				t.status, t.never, t.pace = "5.7.30", true, pipeline.PaceSame
+			}
+			return false, t
 		}
 		return false, nil
 	}
@@ -373,6 +378,7 @@ func (d *dialer) refused(at string, reply wire.Reply) *trouble {
 // cause returns why a connection failed, without the addresses that stand elsewhere.
 func cause(err error) string {
 	var op *net.OpError
+	var call *os.SyscallError
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -381,6 +387,8 @@ func cause(err error) string {
 		return "the connection was closed"
 	case errors.Is(err, context.Canceled):
 		return "given up"
+	case errors.As(err, &call):
+		return clean(call.Err.Error())
 	case errors.As(err, &op):
 		return clean(fmt.Sprint(op.Err))
 	}

@@ -36,6 +36,7 @@ type session struct {
 	note   string        // why it has no TLS where that was tried, or ""
 	most   int           // transactions
 	keep   time.Duration // between two
+	taken  int           // recipients that it took when it said that there were too many; 0: it did not
 	reused bool
 
 	since time.Time // it waits

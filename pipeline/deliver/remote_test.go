@@ -212,6 +212,8 @@ func converse(conn net.Conn) string {
 				fmt.Fprint(conn, "250 2.0.0 ok\r\n")
 			case line == "DATA\r\n":
 				fmt.Fprint(conn, "354 go\r\n")
+			case line == "QUIT\r\n":
+				fmt.Fprint(conn, "221 2.0.0 bye\r\n")
 			}
 		}
 	}

@@ -84,6 +84,9 @@ func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 		limit = min(limit, n)
 	}
 	for a.left() > 0 {
+		if s.taken > 0 {
+			limit = min(limit, s.taken)
+		}
 		batch := a.fitting(s, d, limit)
 		if len(batch) == 0 {
 			continue // whoever was left has got an answer
@@ -214,6 +217,7 @@ func (a *attempt) apply(s *session, d *dialer, batch []int, r *wire.Result) *tro
 		reply, at := r.Rcpt[n], atRcpt
 		switch {
 		case accepted > 0 && tooMany(reply): // in another transaction
+			s.taken = accepted
 		case reply.Permanent():
 			a.settle(i, s, d, pipeline.Failed, "", statusOf(reply, at), reply)
 		case reply.Code == 421:
