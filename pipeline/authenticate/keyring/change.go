@@ -98,7 +98,7 @@ func taken(keys []Key, selector string) bool {
 	return slices.ContainsFunc(keys, func(k Key) bool { return strings.EqualFold(k.Selector, selector) })
 }
 
-// freeSelector names the day on which a key was made, and its kind: a selector is never used twice, since caches may have
+// freeSelector names the day on which a key was made, and its kind: a key does not get the selector of another, since caches may have
 // its old key.
 func freeSelector(keys []Key, algorithm string, now time.Time) string {
 	base := now.Format("20060102")
