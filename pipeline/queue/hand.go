@@ -157,8 +157,13 @@ func (h *hand) do(ctx context.Context, r *Recipient, route Route) error {
 	return nil
 }
 
-// release sends a quarantined copy to where the recipient's mail goes now.
+// release sends a quarantined copy to where the recipient's mail goes now, or, if it was one for another server, there
+// alone: the recipient's other copies have gone their ways.
 func (h *hand) release(ctx context.Context, r *Recipient, route Route) error {
+	if r.Hop.Address != "" && r.Hop.Account == (storage.AccountID{}) {
+		to := pipeline.Hop{Kind: pipeline.HopRemote, Address: r.Hop.Address, Via: r.Hop.Via, Sender: r.Hop.Sender}
+		route = func(context.Context, string) ([]pipeline.Hop, error) { return []pipeline.Hop{to}, nil }
+	}
 	hops, err := route(ctx, r.Address)
 	if err == nil && len(hops) == 0 {
 		err = errors.New("it leads nowhere")

@@ -170,6 +170,34 @@ func TestReleaseToManyMailboxes(t *testing.T) {
 	}
 }
 
+// TestReleaseOfAForward: a copy that was kept because it would have left goes where it was to go, and nobody gets another.
+func TestReleaseOfAForward(t *testing.T) {
+	r, w := newRemoteRig(t, nil)
+	var sender atomic.Value
+	w.set(func() {
+		w.answer = func(_ pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, error) {
+			sender.Store(p.Sender + " via " + p.Via)
+			return took(p), nil
+		}
+	})
+	m := r.commit(t, "junk", pipeline.Hop{
+		Kind: pipeline.HopQuarantine, Address: "x@there.test", Sender: "SRS0=x@here.test", Via: "smtp://there.test:26", Why: "junk does not leave",
+	})
+	_, err := r.queue.Do(context.Background(), m.ID, queue.ReleaseQuarantined, func(context.Context, string) ([]pipeline.Hop, error) {
+		return []pipeline.Hop{r.mailbox(), to("x@there.test")}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.empty(t)
+	if got := w.counts(); len(got) != 1 || got["junk to x@there.test"] != 1 || sender.Load() != "SRS0=x@here.test via smtp://there.test:26" {
+		t.Errorf("%v from %v", got, sender.Load())
+	}
+	if got := r.subjects(t, "INBOX"); len(got) != 0 {
+		t.Errorf("the mailbox has %v", got)
+	}
+}
+
 // TestHandsBesideWorkers: whatever administrators do while the queue works, each message is delivered exactly once.
 func TestHandsBesideWorkers(t *testing.T) {
 	var now atomic.Bool
