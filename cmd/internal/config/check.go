@@ -23,6 +23,7 @@ func (c *Config) check(o Options) {
 	c.checkRelays()
 	c.checkForward()
 	c.checkDestinations()
+	c.checkDANE()
 }
 
 func (c *Config) checkTop(o Options) {
