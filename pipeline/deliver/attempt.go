@@ -91,7 +91,7 @@ func (a *attempt) policies(ctx context.Context) (*tlspolicy.Domain, error) {
 		DANE: a.config.DANE, MTASTS: a.config.MTASTS,
 
 		// TLS reports have a null sender, like all that we write ourselves: reported about, they would lead to a report
-		// on every day for ever (RFC 8460 section 5.3). Bounces are left out with them.
+		// on every day for ever (RFC 8460 section 3). Bounces are left out with them.
 		Unreported: a.p.Sender == "",
 	})
 }
@@ -300,6 +300,9 @@ func (a *attempt) unanswered() pipeline.Outcome {
 	t := a.best
 	if t == nil {
 		t = &trouble{text: "there was no time for it", status: "4.4.7"}
+	}
+	if a.ours != nil {
+		t = &trouble{text: "the message could not be read here", status: "4.3.0"}
 	}
 	o := pipeline.Outcome{
 		Kind: pipeline.Delayed, Text: t.line(), Start: a.start, Remote: t.remote, Reply: t.reply.String(), Status: t.status, TLS: t.tls,

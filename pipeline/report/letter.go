@@ -56,7 +56,7 @@ func (p *paper) write() *Letter {
 	if p.kind == kindTLS {
 		field("TLS-Report-Domain", p.about)
 		field("TLS-Report-Submitter", p.hostname)
-		field("TLS-Required", "No") // who has trouble with TLS has to hear of it (RFC 8460 section 5.3, RFC 8689 section 3)
+		field("TLS-Required", "No") // who has trouble with TLS has to hear of it (RFC 8460 section 3, RFC 8689 section 3)
 		media, words = "application/tlsrpt+gzip", "an aggregate TLS report"
 	}
 	field("MIME-Version", "1.0")
