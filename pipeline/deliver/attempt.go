@@ -302,7 +302,7 @@ func (a *attempt) unanswered() pipeline.Outcome {
 		t = &trouble{text: "there was no time for it", status: "4.4.7"}
 	}
 	if a.ours != nil {
-		t = &trouble{text: "the message could not be read here", status: "4.3.0"}
+		t = &trouble{text: "given up here: " + clean(a.ours.Error()), status: "4.3.0"}
 	}
 	o := pipeline.Outcome{
 		Kind: pipeline.Delayed, Text: t.line(), Start: a.start, Remote: t.remote, Reply: t.reply.String(), Status: t.status, TLS: t.tls,

@@ -162,9 +162,6 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 		})
 	}
 	if err == nil {
-		if d.key.addr.IsValid() {
-			d.r.dead.remove(d.key.addr)
-		}
 		return conn, nil
 	}
 	t := d.lost("connect", err, "4.4.1")
@@ -173,17 +170,28 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 		if errors.Is(err, mx.ErrSelf) {
 			t.status = "5.4.6"
 		}
-	} else if d.key.addr.IsValid() && ctx.Err() == nil {
-		d.r.dead.add(d.key.addr, d.r.Now())
+	} else {
+		d.silent(ctx)
 	}
 	return nil, t
+}
+
+// silent remembers that there is no mail server at an address now, unless it is us who gave up.
+func (d *dialer) silent(ctx context.Context) {
+	if d.key.addr.IsValid() && ctx.Err() == nil {
+		d.r.dead.add(d.key.addr, d.r.Now())
+	}
 }
 
 // setUp goes from the greeting to where MAIL may be said.
 func (d *dialer) setUp(ctx context.Context, s *session) (again bool, t *trouble) {
 	reply, err := s.conn.Greet()
 	if err != nil {
+		d.silent(ctx)
 		return false, d.lost("waiting for the greeting", err, "4.4.2")
+	}
+	if d.key.addr.IsValid() {
+		d.r.dead.remove(d.key.addr)
 	}
 	if !reply.OK() {
 		return false, d.refused("greeting", reply)

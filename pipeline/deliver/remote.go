@@ -80,7 +80,7 @@ func (r *Remote) config(name, domain string) Config {
 // Send makes one attempt; see pipeline.Courier.
 func (r *Remote) Send(ctx context.Context, _ pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, func(), error) {
 	a := &attempt{r: r, p: p, config: r.config(p.Pipeline, p.Domain), start: r.Now()}
-	attemptCtx, cancel := context.WithTimeout(ctx, a.config.Timeout.Std())
+	attemptCtx, cancel := context.WithTimeout(ctx, a.config.Timeout.Std()+time.Duration(p.Size/slowest)*time.Second)
 	defer cancel()
 	content, err := a.read(attemptCtx)
 	if err != nil {
@@ -91,7 +91,7 @@ func (r *Remote) Send(ctx context.Context, _ pipeline.NextHop, p *pipeline.Parce
 	if a.left() > 0 {
 		a.travel(attemptCtx)
 	}
-	if ours := a.ours; ours == nil && ctx.Err() != nil && !a.answered {
+	if a.ours == nil && ctx.Err() != nil {
 		a.ours = context.Cause(ctx)
 	}
 	if a.ours != nil && !a.answered {
@@ -106,6 +106,10 @@ func (r *Remote) Send(ctx context.Context, _ pipeline.NextHop, p *pipeline.Parce
 }
 
 func nothing() {}
+
+// slowest is how many octets a second a connection has to take of a large message, on top of Config.Timeout: otherwise one of 50 MB
+// could never leave by a slow line.
+const slowest = 64 << 10
 
 // read opens the content and goes through it once.
 func (a *attempt) read(ctx context.Context) (io.Closer, error) {

@@ -84,7 +84,9 @@ func (c *Conn) Bind(ctx context.Context) (release func()) {
 		raw.SetDeadline(time.Unix(1, 0)) // wakes who waits; limit() looks at interrupted after it set a deadline of its own
 	})
 	return func() {
-		stop()
+		if !stop() {
+			c.broken = true // it may set that deadline at any time from now on
+		}
 		c.deadline, c.interrupted = time.Time{}, nil
 	}
 }

@@ -23,11 +23,13 @@
 // a message. RCPTs are sent in windows whose replies are read before the next one, so that neither side waits for the other
 // to read. If a peer takes no recipient and says 354 all the same, it gets a lone dot (RFC 2920 section 3.1).
 //
-// BDAT (RFC 3030) would need one round trip if it followed RCPT in the same write, but section 2 has the client read the replies to
-// MAIL and RCPT first, and servers were built that rely on it; and what follows a refused MAIL would travel for nothing. So
-// it saves no round trip over pipelined DATA. It saves the peer the search for the final dot, and it can end without CRLF: it is used
-// for content from ChunkFrom octets on, and for content whose last line has no CRLF, which DATA would have to add. One chunk, with
-// LAST: chunks in between would make a peer that refuses at the first one no quicker, since its reply is read at the end.
+// BDAT (RFC 3030) would need one round trip if it followed RCPT in the same write, but section 2 has the client read the
+// replies to MAIL and RCPT first, and servers were built that rely on it; and what follows a refused MAIL would travel for
+// nothing. So it saves no round trip over pipelined DATA. It saves the peer the search for the final dot (a fifth of both
+// sides' CPU for a message of 1 MiB, nothing worth having for 64 KiB: BenchmarkLarge), and it can end without CRLF: it is
+// used for content from ChunkFrom octets on, and for content whose last line has no CRLF, which DATA would have to add. One
+// chunk, with LAST: chunks in between would make a peer that refuses at the first one no quicker, since its reply is read at
+// the end.
 //
 // Errors are of the connection (it ended, or the peer broke the protocol); what a server says to a message is a Reply. After an
 // error, and after a reply of 421, Usable is false.
