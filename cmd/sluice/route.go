@@ -111,7 +111,8 @@ func (t *routeTarget) leave(by pipeline.Transport) {
 
 const routeLong = `Says where mail for an address would go, and why: each rule that is applied on the way with its place in the
 configuration, then the mailboxes and the addresses at other servers, and how those are reached. The table that answers
-is the one that answers RCPT. Router plugins are not asked, since they decide about a message (sluice test does that).`
+is the one that answers RCPT. Router plugins are not asked, since they decide
+about a message.`
 
 func (a *app) routeCommand() *cobra.Command {
 	request := routeRequest{Origin: string(sdk.Stranger)}

@@ -106,9 +106,6 @@ func (c *Config) checkDomains() {
 	}
 	c.checkPostmaster()
 	c.checkLoops(written)
-	if c.Postmaster != "" && !c.hostsLocally(c.Postmaster) && len(c.Domain) > 0 && !c.src.isBad("postmaster") {
-		c.src.warnf(keys("postmaster"), "%s is passed on to another server; who writes to <Postmaster> is heard there only", c.Postmaster)
-	}
 	if len(c.Domain) == 0 && c.servesStrangers() {
 		c.src.warnf(keys("domain"), "there is none, so every recipient is refused; expected at least one [domain.\"example.test\"]")
 	}
@@ -179,13 +176,6 @@ func (c *Config) checkTargets(at []string, targets route.AddressList) route.Addr
 		}
 	}
 	return out
-}
-
-// hostsLocally reports whether mail for an address in canonical form is delivered here by its domain's table.
-func (c *Config) hostsLocally(address string) bool {
-	local, domain, _ := strings.Cut(address, "@")
-	d, ok := c.Domain[domain]
-	return ok && (d.Accept != route.AcceptRelay || len(d.Aliases[local]) > 0)
 }
 
 // hosts reports whether a domain in canonical form is one of ours, also while their table is still being checked.

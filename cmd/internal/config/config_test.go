@@ -213,3 +213,29 @@ func TestRelays(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayExamples: the examples of mail that leaves are right, once their secrets are there.
+func TestRelayExamples(t *testing.T) {
+	files, err := filepath.Glob("../../../examples/relay/*.toml")
+	if err != nil || len(files) < 4 {
+		t.Fatal(files, err)
+	}
+	dir := t.TempDir()
+	for _, secret := range []string{"srs.secret", "provider.secret"} {
+		if err := os.WriteFile(filepath.Join(dir, secret), []byte("a secret for the test\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Parse(filepath.Join(dir, filepath.Base(file)), string(text), testOptions())
+		if err != nil {
+			t.Error(err)
+		} else if len(c.Warnings) > 0 {
+			t.Errorf("%s: %v", file, c.Warnings)
+		}
+	}
+}
