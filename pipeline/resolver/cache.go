@@ -56,7 +56,10 @@ func (c *cache) init(maxEntries int, maxBytes int64) {
 		s.entries = make(map[key]*entry)
 		s.flights = make(map[key]*flight)
 		s.root.prev, s.root.next = &s.root, &s.root
-		s.maxEntries = max(1, maxEntries/shardCount)
+		s.maxEntries = maxEntries / shardCount
+		if maxEntries > 0 && s.maxEntries == 0 {
+			s.maxEntries = 1
+		}
 		s.maxBytes = maxBytes / shardCount
 	}
 }
@@ -99,7 +102,7 @@ func (c *cache) put(k key, f *flight, a *answer, now time.Time) {
 	close(f.done)
 	delete(s.flights, k)
 	size := a.size() + int64(len(k.name)) + 160
-	if a.ttl <= 0 || size > s.maxBytes {
+	if a.ttl <= 0 || size > s.maxBytes || s.maxEntries == 0 {
 		return
 	}
 	if old := s.entries[k]; old != nil {

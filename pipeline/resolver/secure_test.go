@@ -119,3 +119,18 @@ func TestProbe(t *testing.T) {
 		t.Error("a server that fails")
 	}
 }
+
+func TestNoCache(t *testing.T) {
+	z := resolvertest.MustParse(secureZone)
+	config := resolver.DefaultConfig()
+	config.CacheEntries = 0
+	r := resolvertest.NewWith(z, config, nil)
+	for range 3 {
+		if _, err := r.LookupIP(t.Context(), "ip4", "mx.signed.test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := z.Asked("mx.signed.test"); n != 3 {
+		t.Errorf("asked %d times without a cache", n)
+	}
+}

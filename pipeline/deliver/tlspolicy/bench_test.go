@@ -2,6 +2,7 @@ package tlspolicy_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
 	"syscall"
@@ -87,4 +88,41 @@ func processorTime(b *testing.B) int64 {
 		b.Fatal(err)
 	}
 	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+// BenchmarkCheck is what a message on a kept connection costs that has to be verified.
+func BenchmarkCheck(b *testing.B) {
+	ca := policytest.NewCA("authority", time.Now())
+	dns := resolvertest.New(resolvertest.MustParse("plain.test. MX 10 mx.plain.test.\n"))
+	x, err := mx.New(mx.Options{DNS: dns}).Find(b.Context(), "plain.test")
+	if err != nil {
+		b.Fatal(err)
+	}
+	policies := tlspolicy.New(tlspolicy.Options{DNS: dns, Roots: ca.Pool()})
+	d, err := policies.Domain(b.Context(), tlspolicy.Asked{Domain: "plain.test", Exchangers: x, Level: "verify"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p, err := d.Host(b.Context(), x.Hosts[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	between := ca.Intermediate("between")
+	leaf := between.Leaf("mx.plain.test")
+	state := tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: []*x509.Certificate{leaf.Cert, between.Cert}}
+	verify := p.Config("mx.plain.test").VerifyConnection
+	b.Run("handshake", func(b *testing.B) {
+		for b.Loop() {
+			if err := verify(state); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("kept", func(b *testing.B) {
+		for b.Loop() {
+			if err := p.Check(&state); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -51,28 +51,37 @@ func (p *Policy) Config(host string) *tls.Config {
 }
 
 // verify holds a handshake against the policy.
-func (p *Policy) verify(state tls.ConnectionState) error {
-	switch p.Level {
-	case DANE:
-		return p.verifyDANE(state)
-	case Verify:
-		if err := p.domain.policies.pkix(state.PeerCertificates, p.reference()); err != nil {
-			return certificateError(p.host.Name, err)
-		}
-	}
-	return nil
-}
+func (p *Policy) verify(state tls.ConnectionState) error { return p.judge(state, false) }
 
-func (p *Policy) verifyDANE(state tls.ConnectionState) error {
-	if p.records == nil {
-		return &Error{Type: tlsrpt.TLSAInvalid, Status: "4.7.5", Text: "no TLSA records"}
+// judge is verify. With recall, what was found out about the same certificates a moment ago will do: a connection that is kept is
+// looked at for each message.
+func (p *Policy) judge(state tls.ConnectionState, recall bool) error {
+	if p.Level < Verify {
+		return nil
 	}
-	if _, err := p.records.Verify(state.PeerCertificates, p.names(), p.domain.policies.options.Now()); err != nil {
-		failed := certificateError(p.host.Name, err)
+	seen := &p.domain.policies.seen
+	key := p.sightingKey(state.PeerCertificates)
+	now := p.domain.policies.options.Now()
+	err, known := error(nil), false
+	if recall {
+		err, known = seen.recall(key, now)
+	}
+	if !known {
+		if p.Level == DANE {
+			_, err = p.records.Verify(state.PeerCertificates, p.names(), now)
+		} else {
+			err = p.domain.policies.pkix(state.PeerCertificates, p.reference())
+		}
+		seen.remember(key, state.PeerCertificates, err, now)
+	}
+	if err == nil {
+		return nil
+	}
+	failed := certificateError(p.host.Name, err)
+	if p.Level == DANE {
 		failed.Text = "DANE: " + failed.Text
-		return failed
 	}
-	return nil
+	return failed
 }
 
 // Check says whether a connection that was made before, under another policy perhaps, may be used under this one: nil,
@@ -87,7 +96,7 @@ func (p *Policy) Check(state *tls.ConnectionState) error {
 	if !p.Plain() && state.Version < tls.VersionTLS12 {
 		return &Error{Type: tlsrpt.ValidationFailure, Status: "4.7.5", Text: tls.VersionName(state.Version) + " is not enough for " + p.host.Name}
 	}
-	return p.verify(*state)
+	return p.judge(*state, true)
 }
 
 // Missing is the *Error of a server that offers no STARTTLS, or with which TLS fails, where the message may not go in the clear.

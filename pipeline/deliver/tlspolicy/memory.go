@@ -2,8 +2,6 @@ package tlspolicy
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
 	"log/slog"
 	"strconv"
@@ -152,48 +150,4 @@ func (m *memory) save(key string, s server) {
 	if err != nil {
 		m.logger.Warn("STARTTLS of a server not kept", "stage", "deliver", "server", key, "why", err.Error())
 	}
-}
-
-// seen remembers how certificates did whose verification decides nothing and is reported only, so that it costs a digest,
-// not signatures.
-type seen struct {
-	mu      sync.Mutex
-	results map[[sha256.Size]byte]sighting
-}
-
-type sighting struct {
-	err   error
-	until time.Time
-}
-
-const (
-	maxSeen  = 5000
-	seenTime = time.Hour
-)
-
-func (s *seen) init() { s.results = make(map[[sha256.Size]byte]sighting) }
-
-// check is pkix from memory.
-func (p *Policies) check(certs []*x509.Certificate, name string) error {
-	sum := sha256.New()
-	for _, c := range certs {
-		sum.Write(c.Raw)
-	}
-	sum.Write([]byte(name))
-	key := [sha256.Size]byte(sum.Sum(nil))
-	now := p.options.Now()
-	p.seen.mu.Lock()
-	known, found := p.seen.results[key]
-	p.seen.mu.Unlock()
-	if found && now.Before(known.until) {
-		return known.err
-	}
-	err := p.pkix(certs, name)
-	p.seen.mu.Lock()
-	defer p.seen.mu.Unlock()
-	if len(p.seen.results) >= maxSeen {
-		clear(p.seen.results)
-	}
-	p.seen.results[key] = sighting{err, now.Add(seenTime)}
-	return err
 }

@@ -403,3 +403,55 @@ func TestCheckAcross(t *testing.T) {
 		t.Errorf("a connection that would do: %v", err)
 	}
 }
+
+// TestCheckForgets: what is remembered about a certificate ends with it, and does not do for other names or records.
+func TestCheckForgets(t *testing.T) {
+	w := newWorld(t)
+	now := w.clock.Now()
+	short := w.ca.LeafAt(now.Add(-time.Hour), now.Add(30*time.Minute), "mx.plain.test")
+	strict, err := w.policy(t, "enforce.test", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, _, err := shake(t, strict, "mx.plain.test", short.TLS(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := strict.Check(&state); err != nil {
+			t.Errorf("on the kept connection: %v", err)
+		}
+	}
+	other, err := w.policy(t, "signed.test", 1, func(a *tlspolicy.Asked) { a.Level = "verify"; a.Exchangers.Hosts[1].Name = "www.plain.test" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Check(&state); err == nil {
+		t.Error("does for another name")
+	}
+	w.clock.Move(31 * time.Minute)
+	var ours *tlspolicy.Error
+	if err := strict.Check(&state); !errors.As(err, &ours) || ours.Type != tlsrpt.CertificateExpired {
+		t.Errorf("after it has expired: %v", err)
+	}
+	// The records change under a kept connection (a roll-over that is over): it is looked at anew.
+	before, err := w.policy(t, "signed.test", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state, _, err = shake(t, before, "mx.signed.test", w.leaf.TLS(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Check(&state); err != nil {
+		t.Error(err)
+	}
+	w.zone.Remove("_25._tcp.mx.signed.test")
+	w.add(t, "_25._tcp.mx.signed.test. TLSA 3 1 1 "+strings.Repeat("00", 32))
+	after, err := w.policy(t, "signed.test", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := after.Check(&state); err == nil {
+		t.Error("does for other records")
+	}
+}

@@ -28,7 +28,7 @@ func Start(zone string) (addr string, stop func(), err error) {
 
 // Server answers questions about a Zone on loopback.
 type Server struct {
-	Addr string // "127.0.0.1:port", the same for UDP and TCP
+	Addr string // "127.0.0.1:port" or so, the same for UDP and TCP
 	Zone *Zone
 
 	udp, tcp *dns.Server
@@ -36,8 +36,11 @@ type Server struct {
 }
 
 // StartServer is Start for a zone that is to be changed or broken later.
-func StartServer(z *Zone) (*Server, error) {
-	packets, listener, err := listen()
+func StartServer(z *Zone) (*Server, error) { return StartServerAt(z, "127.0.0.1:0") }
+
+// StartServerAt is StartServer at an address of loopback; port 0 takes a free one.
+func StartServerAt(z *Zone, addr string) (*Server, error) {
+	packets, listener, err := listen(addr)
 	if err != nil {
 		return nil, fmt.Errorf("start a DNS server: %w", err)
 	}
@@ -61,10 +64,10 @@ func StartServer(z *Zone) (*Server, error) {
 }
 
 // listen finds a port that is free for both UDP and TCP.
-func listen() (net.PacketConn, net.Listener, error) {
+func listen(addr string) (net.PacketConn, net.Listener, error) {
 	var problems []error
 	for range 20 {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", addr)
 		if err != nil {
 			return nil, nil, err
 		}
