@@ -2,6 +2,7 @@ package mx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -37,7 +38,8 @@ type Rules struct {
 }
 
 // Addresses returns where host can be reached, in the order in which to try: at least one address, or an error. Secure says
-// that DNSSEC vouches for all that was asked. Of a host with some good addresses and some that are forbidden, the good ones are used.
+// that DNSSEC vouches for all that was asked. Of a host with some good addresses and some that are forbidden, the good ones are
+// used; with ErrSelf, servers that are no better than this one should not be tried either, and the next Find leaves them out.
 func (f *Finder) Addresses(ctx context.Context, host Host, rules Rules) (addrs []netip.Addr, secure bool, err error) {
 	if addr := host.Addr; addr.IsValid() {
 		if err := rules.Check(netip.AddrPortFrom(addr, host.Port)); err != nil {
@@ -51,17 +53,16 @@ func (f *Finder) Addresses(ctx context.Context, host Host, rules Rules) (addrs [
 	}
 	var refused error
 	for _, addr := range found {
-		if err := rules.Check(netip.AddrPortFrom(addr, host.Port)); err != nil {
-			if refused == nil {
-				refused = err
-			}
-			continue
+		err := rules.Check(netip.AddrPortFrom(addr, host.Port))
+		switch {
+		case err == nil:
+			addrs = append(addrs, addr.Unmap())
+		case errors.Is(err, ErrSelf):
+			f.rememberSelf(host.Name)
+			return nil, false, fmt.Errorf("connect to %s: %w", host.Name, err)
+		case refused == nil:
+			refused = err
 		}
-		addrs = append(addrs, addr.Unmap())
-	}
-	if rules.self(found, host.Port) {
-		f.rememberSelf(host.Name)
-		return nil, false, fmt.Errorf("connect to %s: %w: %w", host.Name, ErrSelf, ErrForbidden)
 	}
 	if len(addrs) == 0 {
 		return nil, false, fmt.Errorf("connect to %s: %w", host.Name, refused)
@@ -108,7 +109,7 @@ func (f *Finder) lookup(ctx context.Context, name string, families Families) (ad
 
 // Check returns nil, or why addr may not be connected to, as an ErrForbidden.
 func (r Rules) Check(addr netip.AddrPort) error {
-	if r.self([]netip.Addr{addr.Addr()}, addr.Port()) {
+	if r.Own != nil && r.Own(netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())) {
 		return fmt.Errorf("%s %w: %w", addr.Addr(), ErrSelf, ErrForbidden)
 	}
 	if r.Trusted {
@@ -124,12 +125,6 @@ func (r Rules) Check(addr netip.AddrPort) error {
 		return fmt.Errorf("%s is %s and %w", ip, why, ErrForbidden)
 	}
 	return nil
-}
-
-func (r Rules) self(addrs []netip.Addr, port uint16) bool {
-	return r.Own != nil && slices.ContainsFunc(addrs, func(a netip.Addr) bool {
-		return r.Own(netip.AddrPortFrom(a.Unmap().WithZone(""), port))
-	})
 }
 
 // DialOptions is what Dial takes beside the address.

@@ -76,9 +76,9 @@ type Exchangers struct {
 // Options is what New takes.
 type Options struct {
 	DNS      resolver.SecureLookup
-	Hostname string // our own name: a server of that name is ourselves
-	Names    func(name string) bool
-	Port     uint16 // of all servers; 0 is 25
+	Hostname string                 // our own name: a server of that name is ourselves
+	Names    func(name string) bool // whether a name is ours too; nil: none is
+	Port     uint16                 // of all servers; 0 is 25
 
 	Shuffle func(n int, swap func(i, j int)) // nil: rand.Shuffle
 	Now     func() time.Time                 // nil: time.Now
