@@ -43,7 +43,7 @@ type Envelope struct {
 	Ret        string      // "FULL", "HDRS" or "" (RFC 3461 section 4.3)
 	Recipients []Recipient // in the order of RCPT
 
-	// Auth is what the stage authenticate found: "spf", "dkim", "dmarc", "iprev",
+	// Auth is what the stage authenticate found: "spf", "dkim", "arc", "dmarc", "iprev",
 	// "auth" with results as in RFC 8601 ("pass", "fail", ...), "dkim.domains" with
 	// the domains of signatures that passed, separated by spaces, "spf.domain",
 	// and "dmarc.domain". No plugin can change it. nil before content.
