@@ -19,8 +19,7 @@ func (q *Queue) beginTrip(ctx context.Context) func(*trip) {
 			sent := q.travel(ctx, t)
 			p := t.part
 			p.e.mu.Lock()
-			var l left
-			l.any, l.due, l.floor = p.e.left(p)
+			l := p.e.left(p)
 			p.e.mu.Unlock()
 			q.finish(t, &sent, l, q.Jitter())
 		}()

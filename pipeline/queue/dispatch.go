@@ -17,8 +17,9 @@ type remote struct {
 	most  int                // at once
 	late  bool               // of new sites the oldest is next
 
-	asks   []*hop // whose next hop has to be found out
-	asking int
+	asks    []*hop // whose next hop has to be found out
+	asking  int
+	lateAsk bool // the newest is next
 
 	reviews chan string // keys of sites whose entries shall be reviewed
 
@@ -40,7 +41,7 @@ const (
 )
 
 // maxAsking bounds how many next hops are being found out at once.
-const maxAsking = 64
+const maxAsking = 256
 
 // maxSites bounds how many next hops are remembered that nothing waits for.
 const maxSites = 50_000
@@ -129,8 +130,13 @@ func (s *schedule) dispatch() {
 	}
 	r := &s.remote
 	for len(r.asks) > 0 && r.asking < maxAsking {
-		h := r.asks[0]
-		r.asks = r.asks[1:]
+		h := r.asks[0] // the newest and the oldest take turns, as in turn
+		if r.lateAsk = !r.lateAsk; r.lateAsk {
+			h = r.asks[len(r.asks)-1]
+			r.asks = r.asks[:len(r.asks)-1]
+		} else {
+			r.asks = r.asks[1:]
+		}
 		r.asking++
 		r.find(h)
 	}

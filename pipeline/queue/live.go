@@ -81,21 +81,21 @@ func (e *live) of(p *part) []*Recipient {
 	return list
 }
 
-// left says what is left of a part: whether there is any, when it is due, and where its due keys stand.
-func (e *live) left(p *part) (any bool, due time.Time, floor uint32) {
+// left says what is left of a part. The entry is locked.
+func (e *live) left(p *part) (l left) {
 	for _, r := range e.recipients {
 		if r.hop != p.hop.label {
 			continue
 		}
-		if !any || r.Next.Before(due) {
-			due = r.Next
+		if !l.any || r.Next.Before(l.due) {
+			l.due = r.Next
 		}
-		if !any || r.at < floor {
-			floor = r.at
+		if !l.any || r.at < l.floor {
+			l.floor = r.at
 		}
-		any = true
+		l.any, l.known = true, l.known || r.ended != nil
 	}
-	return any, due, floor
+	return l
 }
 
 // part returns the entry's part for a hop, or nil.

@@ -126,8 +126,13 @@ func (q *Queue) sweep(ctx context.Context) (more bool, err error) {
 // from minute to minute by seeking.
 func (q *Queue) refillHop(ctx context.Context, h *hop) error {
 	q.mu.Lock()
-	from, now := h.from, minuteOf(q.Now())
+	from, now := h.from, q.loaded
 	if from == nowhere || q.hops[h.label] != h {
+		q.mu.Unlock()
+		return nil
+	}
+	if !q.admits(h) {
+		q.setHungry(h)
 		q.mu.Unlock()
 		return nil
 	}
@@ -231,9 +236,10 @@ func (q *Queue) visit(ctx context.Context, label string, at place) (taken bool, 
 		defer q.forgetIdle(e)
 	}
 	p := e.part(label)
-	if p == nil || p.state != away || p.due.After(q.now()) && minuteOf(p.due) > q.loaded {
+	if p == nil || p.state != away || p.floor > q.loaded {
 		return true, nil // a key of its own brings it back
 	}
+	q.home(p)
 	if !q.roomFor(p) {
 		q.note(p.hop, earlier(at, p.place()))
 		return false, nil

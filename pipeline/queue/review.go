@@ -103,8 +103,7 @@ func (q *Queue) reviewEntry(ctx context.Context, h parked, at place) error {
 	if len(round) > 0 {
 		_, err = q.settle(ctx, e, round) // the notices wait until that is durable
 	}
-	var l left
-	l.any, l.due, l.floor = e.left(p)
+	l := e.left(p)
 	e.mu.Unlock()
 	q.rest(p, l)
 	return err
@@ -133,6 +132,7 @@ func (q *Queue) borrow(ctx context.Context, label string, at place) (*part, erro
 	if p == nil || p.state != away {
 		return nil, nil
 	}
+	s.home(p)
 	p.state = busy
 	e.here++
 	e.busy++

@@ -54,10 +54,10 @@ func (s *schedule) init(now func() time.Time, window int, limits Limits) {
 func (s *schedule) claim(e *live) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	minute := minuteOf(s.now())
-	e.floor, e.committing = max(minute, s.low), true
+	e.floor, e.committing = ^uint32(0), true
 	for _, r := range e.recipients {
 		r.at = max(minuteOf(r.Next), s.mark(r.hop))
+		e.floor = min(e.floor, r.at)
 	}
 	s.entries[e.ID] = e
 }
@@ -230,6 +230,7 @@ type left struct {
 	any   bool
 	due   time.Time
 	floor uint32
+	known bool // it went, and only we know: it has to stay in memory
 }
 
 // rest ends that somebody is at a part.
@@ -250,13 +251,15 @@ func (s *schedule) putDown(p *part, l left) {
 	switch {
 	case !l.any:
 		s.leave(p, over)
-	case p.due.Sub(now) > horizon && minuteOf(p.due) > s.loaded: // the clock may have been set back
-		s.leave(p, away)
-	case p.due.After(now):
+	case l.known:
 		s.setWaiting(p)
+	case p.floor > s.loaded && (p.due.Sub(now) > horizon || s.crowded(p.hop)): // its due key will be read; else only we know
+		s.leave(p, away)
 	case p.hop.suspended(now):
 		s.leave(p, away)
 		s.leaveOut(p)
+	case p.due.After(now):
+		s.setWaiting(p)
 	default:
 		s.setReady(p)
 	}
@@ -336,7 +339,7 @@ func (s *schedule) giveBack(id storage.ID, e *live, unread, urgent bool) {
 		if urgent && p.hop.site != nil {
 			s.urge(p.hop.site)
 		}
-		if s.roomFor(p) || urgent {
+		if s.roomFor(p) || urgent && s.memory.total < 2*s.memory.most {
 			s.enter(p)
 		} else {
 			s.leaveOut(p)
@@ -347,7 +350,8 @@ func (s *schedule) giveBack(id storage.ID, e *live, unread, urgent bool) {
 }
 
 // pass moves the low-water marks to the first minute in which something that is not settled may have a due key, or
-// to limit, before which every minute was read. Entries that are claimed from now on have no due key before them.
+// to limit, before which every minute was read. Entries that are claimed from now on have no due key before them. The mark
+// of what stays here is never below the other, whose minutes go as a whole.
 func (s *schedule) pass(limit uint32) (low, lowLocal uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -376,7 +380,7 @@ func (s *schedule) pass(limit uint32) (low, lowLocal uint32) {
 		hold(h, h.from.minute)
 	}
 	if limit <= s.loaded {
-		s.low, s.lowLocal = max(s.low, marks[0]), max(s.lowLocal, marks[1])
+		s.low, s.lowLocal = max(s.low, min(marks[0], marks[1])), max(s.lowLocal, marks[1])
 	}
 	return s.low, s.lowLocal
 }

@@ -61,6 +61,16 @@ func (s *schedule) hopFor(r *Recipient) *hop {
 	return s.hop(r.hop, domainOf(r.Hop.Address), r.Hop.Via)
 }
 
+// home gives a part that was on disk alone the hop that is known now: its own may have been forgotten meanwhile.
+func (s *schedule) home(p *part) {
+	if h := s.hops[p.hop.label]; h == nil {
+		s.hops[p.hop.label] = p.hop
+	} else {
+		p.hop = h
+	}
+	p.hop.used = s.now()
+}
+
 func (h *hop) add(p *part) {
 	h.count++
 	h.pipeline = p.e.Pipeline
@@ -116,20 +126,32 @@ func (s *schedule) leaveOut(p *part) { s.note(p.hop, p.place()) }
 
 // note takes note that a hop has something on disk alone from a place on.
 func (s *schedule) note(h *hop, at place) {
+	if len(s.hops) > maxHops && h.count == 0 && !h.resolving && h != s.local {
+		s.dropHop(h)
+		s.lost = true
+		return
+	}
 	h.from = earlier(h.from, at)
 	if h.count == 0 { // nobody will be done and ask for it
-		s.wantMore(h)
+		s.setHungry(h)
 	}
 }
 
 // wantMore asks the loader to read on for a hop if there is more on disk and room for it.
 func (s *schedule) wantMore(h *hop) {
+	if s.setHungry(h) {
+		s.signal()
+	}
+}
+
+// setHungry lets the loader look at a hop at its next round.
+func (s *schedule) setHungry(h *hop) bool {
 	if h.hungry || h.from == nowhere || h.count > s.share(h)/2 || h.suspended(s.now()) {
-		return
+		return false
 	}
 	h.hungry = true
 	s.hungry = append(s.hungry, h)
-	s.signal()
+	return true
 }
 
 // share is how many parts of a hop may be in memory. While there is plenty of room it is a lot, so that a backlog is read
@@ -167,6 +189,11 @@ func (s *schedule) roomFor(p *part) bool {
 		return true
 	}
 	return h.lanes[p.e.from()] == nil && h.count < 2*s.share(h) && m.total < m.most*3/2
+}
+
+// crowded reports whether what only waits should wait on disk.
+func (s *schedule) crowded(h *hop) bool {
+	return h != s.local && (s.memory.total >= s.memory.most || h.suspended(s.now()))
 }
 
 // squeeze cuts every hop down to its share, from the back of the longest lanes. It is a walk over all hops, so it is not
@@ -208,6 +235,15 @@ func (s *schedule) cut(h *hop, most int) {
 // the low-water mark again when there are fewer.
 const maxHops = 100_000
 
+// dropHop forgets a hop of which nothing is in memory.
+func (s *schedule) dropHop(h *hop) {
+	if h.site != nil {
+		delete(h.site.hops, h)
+		h.site = nil
+	}
+	delete(s.hops, h.label)
+}
+
 // oldHop is how long a hop without anything to do is remembered.
 const oldHop = time.Minute
 
@@ -216,14 +252,11 @@ func (s *schedule) forgetHops() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	for label, h := range s.hops {
+	for _, h := range s.hops {
 		if h == s.local || h.count > 0 || h.from != nowhere || h.resolving || now.Sub(h.used).Abs() < oldHop {
 			continue
 		}
-		if h.site != nil {
-			delete(h.site.hops, h)
-		}
-		delete(s.hops, label)
+		s.dropHop(h)
 	}
 	s.remote.forget(now)
 }

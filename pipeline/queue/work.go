@@ -22,8 +22,7 @@ func (q *Queue) work(ctx context.Context) {
 		}
 		p.e.mu.Lock()
 		q.process(ctx, p)
-		var l left
-		l.any, l.due, l.floor = p.e.left(p)
+		l := p.e.left(p)
 		p.e.mu.Unlock()
 		q.rest(p, l)
 	}
