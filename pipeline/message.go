@@ -158,12 +158,15 @@ func (k HopKind) String() string {
 	return "unknown"
 }
 
+// ViaMX is the Hop.Via of mail that goes where its domain's MX records say, whatever [relay] has.
+const ViaMX = "mx"
+
 // Hop is one place to which the queue takes a message for a recipient.
 type Hop struct {
 	Kind    HopKind
 	Account storage.AccountID // for HopMailbox
 	Address string            // the account's address, for Delivered-To and the trace; for HopRemote the one in RCPT TO; for HopQuarantine "", or where a HopRemote would have led that it took the place of, with its Via and Sender
-	Via     string            // for HopRemote: "smtp://host:port", "lmtp://host:port" or "lmtp:///path" where somebody decided so; "" asks the configuration at each attempt
+	Via     string            // for HopRemote: "smtp://host:port", "lmtp://host:port", "lmtp:///path" or ViaMX where somebody decided so; "" asks the configuration at each attempt
 	Sender  string            // for HopRemote: MAIL FROM where it is not the message's own (SRS); "" is the message's
 	Junk    bool              // into the mailbox with special use \Junk instead of INBOX
 	Why     string            // for HopQuarantine, HopDiscard and HopBounce

@@ -48,13 +48,15 @@ var errNull = errors.New("it takes no mail (null MX)")
 // errNull, or of what stands in via.
 func (r *Remote) plan(ctx context.Context, domain, via string, port uint16) (plan, error) {
 	var t pipeline.Transport
-	if via != "" {
+	switch via {
+	case "":
+		t = r.Transport(domain)
+	case pipeline.ViaMX:
+	default:
 		var err error
 		if t, err = parseVia(via); err != nil {
 			return plan{}, err
 		}
-	} else {
-		t = r.Transport(domain)
 	}
 	if len(t.Hosts) > 0 {
 		targets, err := fixed(&t)
@@ -77,7 +79,7 @@ func (r *Remote) plan(ctx context.Context, domain, via string, port uint16) (pla
 	return p, nil
 }
 
-// errVia is a router plugin's address of a server that is none.
+// errVia is the address of a server that is none, from a router plugin.
 var errVia = errors.New("not the address of a server")
 
 // parseVia reads "smtp://host:port", "lmtp://host:port" and "lmtp:///path".
@@ -142,7 +144,7 @@ const (
 
 // NextHop says where mail of a domain goes now; see pipeline.Courier. What MX records said is remembered for a moment.
 func (r *Remote) NextHop(ctx context.Context, domain, via string) (pipeline.NextHop, error) {
-	fromMX := via == "" && len(r.Transport(domain).Hosts) == 0
+	fromMX := via == pipeline.ViaMX || via == "" && len(r.Transport(domain).Hosts) == 0
 	now := r.Now()
 	if fromMX {
 		if key, found := r.hops.get(domain, now); found {
