@@ -29,6 +29,7 @@ type outgoing struct {
 	sts     *mtasts.Store
 	courier *deliver.Remote
 	own     atomic.Pointer[[]netip.AddrPort] // where we listen
+	isOwn   func(netip.AddrPort) bool        // whether a socket of ours listens at an address: mail that went there would come back
 }
 
 // maxFacts bounds what is remembered of other servers' TLS, in records.
@@ -43,6 +44,7 @@ func (s *server) startOutgoing(ctx context.Context) error {
 		return err
 	}
 	o.own.Store(configuredAddresses(s.config))
+	o.isOwn = mx.Own(o.listening)
 	finder := newFinder(s.config, s.dns)
 	o.reports = tlsrpt.New(tlsrpt.Options{Cache: o.facts, Logger: s.logger})
 	o.sts = mtasts.New(mtasts.Options{
@@ -118,39 +120,12 @@ func (s *server) sealer(c *config.Config) *authenticate.Sealer {
 	})
 }
 
-// isOwn reports whether a socket of ours listens at an address: mail that went there would come back.
-func (o *outgoing) isOwn(at netip.AddrPort) bool {
-	listening := o.own.Load()
-	if listening == nil {
-		return false
+// listening is where we listen now.
+func (o *outgoing) listening() []netip.AddrPort {
+	if list := o.own.Load(); list != nil {
+		return *list
 	}
-	for _, own := range *listening {
-		if own.Port() != at.Port() {
-			continue
-		}
-		if own.Addr().Unmap() == at.Addr().Unmap() || own.Addr().IsUnspecified() && isLocal(at.Addr()) {
-			return true
-		}
-	}
-	return false
-}
-
-// isLocal reports whether an address is this machine's.
-func isLocal(addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("")
-	if addr.IsLoopback() {
-		return true
-	}
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
-	}
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == addr {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 // configuredAddresses is where we shall listen, as far as that is written.
