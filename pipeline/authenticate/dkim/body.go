@@ -122,7 +122,10 @@ func (f *form) plain(p []byte) int {
 		return len(p)
 	}
 	for i, c := range p {
-		if c <= ' ' && (c == ' ' || c == '\r' || c == '\t') {
+		switch {
+		case c > ' ':
+		case c == ' ' && i > 0 && i+1 < len(p) && p[i+1] > ' ': // one space between words stays
+		case c == ' ' || c == '\r' || c == '\t':
 			return i
 		}
 	}
