@@ -49,18 +49,23 @@ func (s *site) mustRun(stdin string, args ...string) string {
 	return out
 }
 
-// writeCertificate makes cert.pem and key.pem for localhost and 127.0.0.1; the
-// certificate signs itself and is what peers trust.
+// writeCertificate makes cert.pem and key.pem for localhost and 127.0.0.1.
 func writeCertificate(dir string) error {
+	return writeCertificateFor(dir, net.IPv4(127, 0, 0, 1), "localhost", "mx.example.test")
+}
+
+// writeCertificateFor makes cert.pem and key.pem for names; the certificate signs
+// itself and is what peers trust.
+func writeCertificateFor(dir string, ip net.IP, names ...string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "localhost"},
-		DNSNames:              []string{"localhost", "mx.example.test"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		Subject:               pkix.Name{CommonName: names[0]},
+		DNSNames:              names,
+		IPAddresses:           []net.IP{ip},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(48 * time.Hour),
 		IsCA:                  true,
