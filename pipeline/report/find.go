@@ -20,7 +20,7 @@ const (
 	MaxMessage  = 50 << 20 // octets of a message or file
 	maxRatio    = 300      // of unpacked to packed: a report of equal rows has 100
 	freeRatio   = 1 << 20  // octets that may be unpacked at any ratio
-	maxPacked   = 20 << 20 // octets of one attachment
+	maxPacked   = 12 << 20 // octets of one attachment
 	maxEntries  = 100      // of a zip file
 	maxFound    = 20       // reports in one message
 	maxParts    = 100      // of a message that are looked at

@@ -14,10 +14,10 @@ import (
 
 // Bounds on what is read.
 const (
-	MaxRecords  = 100_000 // that are kept; more are counted
-	maxTokens   = 4000    // of one element below the root: a record with a hundred signatures has 1,700
-	maxDepth    = 16      // a record has 5
-	maxElements = 1_000_000
+	MaxRecords  = 50_000 // that are kept; more are counted
+	maxTokens   = 4000   // of one element below the root: a record with a hundred signatures has 1,700
+	maxDepth    = 16     // a record has 5
+	maxElements = 200_000
 	maxText     = 300 // octets of one text: a domain has 253
 	maxErrors   = 20
 	maxAnything = 100 // signatures, SPF results and reasons of one record
