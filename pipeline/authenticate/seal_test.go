@@ -2,6 +2,7 @@ package authenticate
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -305,4 +306,67 @@ func BenchmarkSeal(b *testing.B) {
 		b.ReportMetric(float64(cpuTime(b)-before)/1e3/float64(b.N), "cpu-us/op")
 	})
 
+}
+
+// TestSealVariants: each variant is signed as it leaves, with its own fields and body (RULES A4, A6).
+func TestSealVariants(t *testing.T) {
+	for _, raw := range []string{ours, "From: carol@sluice.test\nSubject: no empty line\n", "From: carol@sluice.test\nSubject: no end"} {
+		f := newFixture(t, "")
+		sealer, _ := f.sealer(map[string]Signing{"sluice.test": DefaultSigning()})
+		m := f.message("carol@sluice.test", raw)
+		m.Origin = sdk.Login
+		f.process(m)
+		spool := f.blobs.NewSpool()
+		if _, err := io.WriteString(spool, "Another body \r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		draft, err := spool.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := m.Recipients[1].Version.Apply([]sdk.Change{
+			{Kind: sdk.ReplaceBody, Body: m.NewBody(draft)}, {Kind: sdk.AddField, Name: "X-Changed", Value: "yes"}, {Kind: sdk.ReplaceField, Name: "Subject", Value: "changed"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Recipients[1].Version = other
+		leave(m)
+		if err := sealer.Seal(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		one := text(t, m)
+		m.Recipients[0], m.Recipients[1] = m.Recipients[1], m.Recipients[0]
+		two := text(t, m)
+		if !strings.HasSuffix(two, "Another body \r\n\r\n") || strings.Contains(one, "X-Changed") || strings.Count(two, "DKIM-Signature:") != 2 {
+			t.Errorf("the variants are\n%s\n%s", one, two)
+		}
+		for _, raw := range []string{one, two} {
+			again := f.message("carol@sluice.test", raw)
+			again.Origin = sdk.Trusted
+			f.process(again)
+			if got := field(t, again); strings.Count(got, "dkim=pass") != 2 {
+				t.Errorf("%s\n%q", got, raw)
+			}
+		}
+	}
+}
+
+// TestSealUnreadable: what cannot be read is not signed.
+func TestSealUnreadable(t *testing.T) {
+	f := newFixture(t, "")
+	sealer, _ := f.sealer(map[string]Signing{"sluice.test": DefaultSigning()})
+	m := f.message("carol@sluice.test", ours)
+	m.Origin = sdk.Login
+	leave(m)
+	before := m.Recipients[0].Version
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sealer.Seal(ctx, m); !errors.Is(err, context.Canceled) || m.Recipients[0].Version != before {
+		t.Errorf("the peer has gone: %v", err)
+	}
+	m.Content.Discard()
+	if err := sealer.Seal(t.Context(), m); err == nil || m.Recipients[0].Version != before {
+		t.Errorf("the content has gone: %v", err)
+	}
 }
