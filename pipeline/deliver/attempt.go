@@ -30,6 +30,7 @@ type attempt struct {
 	session  *session // that had the last word, to be given back
 	best     *trouble // the most telling of all
 	hopes    int      // troubles that may be over later
+	loop     bool     // the server is ourselves: those behind it would only send the mail back (RFC 5321 section 5.1)
 	answered bool     // somebody has an answer, or nobody can know
 	fine     bool     // a message was taken
 	slow     string   // why we should send less
@@ -55,18 +56,14 @@ func (a *attempt) travel(ctx context.Context) {
 	rules := a.config.rules(a.r.Own)
 	rules.Trusted = a.plan.fixed
 	a.knownFirst()
-	skipped := false
 	for round := range 2 {
 		for i := range a.plan.targets {
-			if a.left() == 0 || a.ours != nil || ctx.Err() != nil {
+			if a.left() == 0 || a.ours != nil || a.loop || ctx.Err() != nil {
 				return
 			}
-			if a.visit(ctx, &a.plan.targets[i], domain, rules, round == 1) {
-				skipped = true
+			if t := &a.plan.targets[i]; round == 0 || t.rest {
+				a.visit(ctx, t, domain, rules, round == 1)
 			}
-		}
-		if !skipped {
-			return
 		}
 	}
 }
@@ -114,42 +111,39 @@ func (a *attempt) knownFirst() {
 	}
 }
 
-// visit tries one server at its addresses: those that are not known to be dead, or with dead those that are. It reports
-// whether there are some that it left out.
-func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain, rules mx.Rules, dead bool) (skipped bool) {
+// visit tries one server at its addresses: those that are not known to be dead, and at the end those that are.
+func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain, rules mx.Rules, dead bool) {
 	if t.unix != "" {
-		if !dead {
-			a.call(ctx, a.dialer(t, nil, rules, netip.AddrPort{}))
-		}
-		return false
+		a.call(ctx, a.dialer(t, nil, rules, netip.AddrPort{}))
+		return
 	}
 	addrs, secure, err := a.r.Finder.Addresses(ctx, t.host, rules)
 	if err != nil {
 		a.note(a.unknown(t, err))
-		return false
+		return
 	}
 	host := t.host
 	host.Secure = host.Secure && secure
 	policy, err := domain.Host(ctx, host)
 	if err != nil {
 		a.note(a.policyTrouble(t, err))
-		return false
+		return
 	}
 	now := a.r.Now()
 	for _, addr := range mixed(addrs, maxAddrs) {
-		if a.left() == 0 || a.ours != nil || ctx.Err() != nil {
-			return skipped
+		if a.left() == 0 || a.ours != nil || a.loop || ctx.Err() != nil {
+			return
 		}
 		at := netip.AddrPortFrom(addr, t.host.Port)
 		if a.r.dead.has(at, now) != dead {
-			skipped = skipped || !dead
+			t.rest = t.rest || !dead
 			continue
 		}
 		if a.call(ctx, a.dialer(t, policy, rules, at)) {
-			return skipped
+			t.rest = false // it has spoken
+			return
 		}
 	}
-	return skipped
 }
 
 // mixed takes the first n addresses, of both families in turn where there are both: one that leads nowhere does not use up the attempt.
@@ -240,6 +234,7 @@ func (a *attempt) unknown(t *target, err error) *trouble {
 	tr := &trouble{remote: t.String(), text: clean(err.Error()), status: "4.4.3", pace: pipeline.PaceWait}
 	if !mx.Temporary(err) {
 		tr.never, tr.status = true, statusOfDNS(err)
+		a.loop = errors.Is(err, mx.ErrSelf) && !a.plan.fixed
 	}
 	return tr
 }

@@ -168,7 +168,7 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 	if errors.Is(err, mx.ErrForbidden) {
 		t.text, t.status, t.never = clean(err.Error()), "5.4.4", true
 		if errors.Is(err, mx.ErrSelf) {
-			t.status = "5.4.6"
+			t.status, d.a.loop = "5.4.6", !d.a.plan.fixed
 		}
 	} else {
 		d.silent(ctx)

@@ -62,6 +62,9 @@ temporary.test. MX 10 mx.temporary.test.
 inside.test. MX 10 mx.inside.test.
 mx.inside.test. A 10.1.2.3
 own.test. MX 10 mx.own.test.
+behind.test. MX 10 mx.own.test.
+behind.test. MX 20 mx.own2.test.
+mx.own2.test. A 127.0.7.10
 mx.own.test. A 127.0.7.9
 `
 
@@ -104,7 +107,7 @@ func TestNextHop(t *testing.T) {
 
 func TestVia(t *testing.T) {
 	for _, via := range []string{
-		"", "host", "smtp:", "smtp://", "smtp:///path", "lmtp:///", "smtp://user:pass@host", "smtp://host/path", "smtp://host?x", "smtp://host#x", "http://host", "smtp://host:99999", "smtp://host:0", "smtp://[::1",
+		"", "host", "smtp:", "smtp://", "smtp:///path", "lmtp:///", "smtp://user:pass@host", "smtp://host/path", "smtp://host?x", "smtp://host#x", "http://host", "smtp://host:99999", "smtp://host:0", "smtp://[::1", "smtp://a%0d%0ab", "smtp://\u00e4.test",
 	} {
 		tr, err := parseVia(via)
 		if err == nil {
@@ -142,6 +145,7 @@ func TestNowhere(t *testing.T) {
 		{"empty.test", "", pipeline.Failed, "5.4.4", pipeline.PaceNever},
 		{"inside.test", "", pipeline.Failed, "5.4.4", pipeline.PaceNever},
 		{"own.test", "", pipeline.Failed, "5.4.6", pipeline.PaceNever},
+		{"behind.test", "", pipeline.Failed, "5.4.6", pipeline.PaceNever}, // who is behind us would send it back
 		{"temporary.test", "", pipeline.Delayed, "4.4.3", pipeline.PaceWait},
 		{"many.test", "gopher://x", pipeline.Failed, "5.3.5", pipeline.PaceNever},
 		{"many.test", "smtp://127.0.7.9:25", pipeline.Failed, "5.4.6", pipeline.PaceNever},

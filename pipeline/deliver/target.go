@@ -23,6 +23,7 @@ import (
 type target struct {
 	host mx.Host
 	unix string // the path of a socket in place of a host
+	rest bool   // some of its addresses were left for the end of the attempt
 }
 
 // String names the server.
@@ -100,6 +101,9 @@ func parseVia(via string) (pipeline.Transport, error) {
 	return t, nil
 }
 
+// hostOctets are those of names and addresses.
+const hostOctets = "abcdefghijklmnopqrstuvwxyz0123456789-_.:"
+
 // fixed reads the hosts of a transport: "name:port", "name", "[2001:db8::1]:25", "unix:/path". Port 25 is SMTP's, 24 LMTP's.
 func fixed(t *pipeline.Transport) ([]target, error) {
 	targets := make([]target, 0, min(len(t.Hosts), maxHosts))
@@ -124,7 +128,7 @@ func fixed(t *pipeline.Transport) ([]target, error) {
 			name, port = host, uint16(n)
 		}
 		name = strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
-		if name == "" {
+		if name == "" || strings.Trim(name, hostOctets) != "" {
 			return nil, fmt.Errorf("deliver by %q: %w", h, errVia)
 		}
 		host := mx.Host{Name: name, Port: port, Preference: uint16(i)}
