@@ -173,7 +173,7 @@ func (p *Pipeline) traceEnds(m *Message, d *Decision) {
 		case i < len(d.Each) && d.Each[i].Code != 0: // LMTP: its own reply
 			e.Stage, e.Action, e.Text = orStage(r.Opinion.Stage), "refused", d.Each[i].Clean().String()
 		case len(r.Hops) == 0:
-			e.Action, e.Text = "merged", "its mailbox gets a copy as another recipient's"
+			e.Action, e.Text = "merged", "the same place gets a copy as another recipient's"
 		default:
 			continue
 		}

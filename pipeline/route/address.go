@@ -56,14 +56,19 @@ func foldDomain(name string) (string, error) {
 		plain = plain && c < utf8.RuneSelf && (c < 'A' || c > 'Z')
 	}
 	switch {
-	case name == "":
-		return "", ErrBadAddress
 	case plain:
-		return name, nil
 	case ascii: // names of hosts with an underscore are no host names, and there are some
-		return strings.ToLower(name), nil
+		name = strings.ToLower(name)
+	default:
+		var err error
+		if name, err = idna.Lookup.ToASCII(strings.ToLower(name)); err != nil {
+			return "", err
+		}
 	}
-	return idna.Lookup.ToASCII(strings.ToLower(name))
+	if name == "" || name[0] == '.' || name[len(name)-1] == '.' || strings.Contains(name, "..") {
+		return "", ErrBadAddress
+	}
+	return name, nil
 }
 
 func fold(address string) string {

@@ -127,6 +127,9 @@ func RelayName(name string) (string, error) {
 	return folded, nil
 }
 
+// plainPath are the characters that a path may have in a Via: who reads it finds the same path, whether it unescapes or not.
+const plainPath = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+~@,="
+
 // Via brings a next hop that somebody decided on by hand, or a plugin, into the form of pipeline.Hop.Via:
 // "smtp://host:port", "lmtp://host:port" or "lmtp:///path". There are no credentials in it: they would stand in the queue
 // and in traces.
@@ -141,11 +144,13 @@ func Via(text string) (string, error) {
 	case u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" || u.ForceQuery:
 		return "", errors.New("has more than a host, " + expected)
 	case u.Scheme == "lmtp" && u.Host == "" && u.Path != "":
-		canonical, _, err := host("unix:"+u.Path, true, false)
-		if err != nil {
+		if _, _, err := host("unix:"+u.Path, true, false); err != nil {
 			return "", fmt.Errorf("%w; %s", err, expected)
 		}
-		return (&url.URL{Scheme: "lmtp", Path: strings.TrimPrefix(canonical, "unix:")}).String(), nil
+		if strings.Trim(u.Path, plainPath) != "" {
+			return "", errors.New("has a path that would have to be escaped, " + expected)
+		}
+		return "lmtp://" + u.Path, nil
 	case u.Scheme != "smtp" && u.Scheme != "lmtp", u.Host == "", u.Path != "" && u.Path != "/":
 		return "", errors.New("is no next hop, " + expected)
 	}

@@ -91,6 +91,7 @@ type walk struct {
 	explain bool
 	named   bool            // catch-alls do not count: who is behind an address by its name
 	seen    map[string]bool // addresses on the way here
+	visits  int
 	found   []Target
 	steps   []Step
 }
@@ -119,6 +120,9 @@ func key(domain string, words ...string) []string {
 
 // follow adds where an address leads. from is the address of ours that led here, "" at the beginning.
 func (w *walk) follow(ctx context.Context, address, from string, depth int) error {
+	if w.visits++; w.visits > maxVisits {
+		return ErrTooMany
+	}
 	local, name, address, err := w.locate(address)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 const (
 	maxDepth   = 20   // aliases that lead to aliases
 	maxTargets = 1000 // accounts and addresses at other servers of one address
+	maxVisits  = 5000 // addresses that are looked at: lists that have each other's lists grow by multiplication
 )
 
 // Errors of Resolve, told apart with errors.Is.
@@ -218,18 +219,22 @@ func (t *Table) checkAlias(address string, way []string) error {
 	if err != nil {
 		return err
 	}
-	folded := local + "@" + name
 	d, hosted := t.domains[name]
 	if !hosted {
 		_, err := onWire(address)
 		return err
 	}
+	targets := d.aliases[local]
+	if base, ok := d.withoutDetail(local); ok && targets == nil && d.aliases[base] != nil {
+		local, targets = base, d.aliases[base]
+	}
+	folded := local + "@" + name
 	for _, before := range way {
 		if before == folded {
 			return fmt.Errorf("%s: %w", strings.Join(append(way, folded), " -> "), ErrLoop)
 		}
 	}
-	for _, target := range d.aliases[local] {
+	for _, target := range targets {
 		if err := t.checkAlias(target, append(way, folded)); err != nil {
 			return err
 		}

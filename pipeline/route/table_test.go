@@ -3,6 +3,7 @@ package route
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func table(t *testing.T) *Table {
 			Aliases: map[string]AddressList{
 				"postmaster": {"alice@example.test"}, "Team": {"alice@example.test", "bob@example.test", "ALICE@EXAMPLE.TEST"},
 				"nested": {"team@example.test", "carol@example.test"}, "a": {"b@example.test"}, "b": {"a@example.test"},
-				"self": {"self@example.test"}, "away": {"x@elsewhere.test"}, "half": {"nobody@example.test", "bob@example.test"},
+				"self": {"self@example.test"}, "round": {"round+about@example.test"}, "away": {"x@elsewhere.test"}, "half": {"nobody@example.test", "bob@example.test"},
 				"both": {"X@elsewhere.test", "alice@example.test", "x@ELSEWHERE.test"}, "over": {"team@example.test", "away@example.test"},
 				"backed": {"someone@backup.test"}, "quoted": {`"a b"@elsewhere.test`}, "literal": {"x@[192.0.2.1]"},
 				"dead": {"nobody@example.test"}, "detail+kept": {"bob@example.test"}, "many": many,
@@ -115,6 +116,7 @@ func TestResolve(t *testing.T) {
 		{"+x@example.test", "", ErrNoMailbox},
 		{"a@example.test", "", ErrLoop},
 		{"self@example.test", "", ErrLoop},
+		{"round@example.test", "", ErrLoop},
 		{"away@example.test", "-> x@elsewhere.test through away@example.test", nil},
 		{"away+x@example.test", "-> x@elsewhere.test through away@example.test", nil},
 		{"both@example.test", "-> X@elsewhere.test through both@example.test alice@example.test", nil},
@@ -148,6 +150,27 @@ func TestResolve(t *testing.T) {
 		way, err := tb.Resolve(context.Background(), Asked{Address: c.address, Origin: sdk.Stranger})
 		if got := told(way.Targets); !errors.Is(err, c.err) || got != c.want {
 			t.Errorf("%q: %v, %v; want %q, %v", c.address, got, err, c.want, c.err)
+		}
+	}
+}
+
+// TestBounds: neither long lists nor lists of lists take more than their time.
+func TestBounds(t *testing.T) {
+	aliases := map[string]AddressList{"l0": {"carol@example.test"}}
+	for i := 1; i < maxDepth; i++ {
+		below := fmt.Sprintf("l%d@example.test", i-1)
+		aliases[fmt.Sprint("l", i)] = AddressList{below, below, below}
+	}
+	for i := range maxTargets + 1 {
+		aliases["many"] = append(aliases["many"], fmt.Sprintf("x%d@elsewhere.test", i))
+	}
+	tb, err := NewTable(Options{Domains: map[string]Domain{"example.test": {Aliases: aliases}}, Accounts: people{"carol@example.test"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]error{"l0@example.test": nil, "l5@example.test": nil, "l19@example.test": ErrTooMany, "many@example.test": ErrTooMany} {
+		if way, err := tb.Resolve(t.Context(), Asked{Address: address}); !errors.Is(err, want) {
+			t.Errorf("%s: %d targets, %v, want %v", address, len(way.Targets), err, want)
 		}
 	}
 }
@@ -186,7 +209,7 @@ func TestCheckFindsLoops(t *testing.T) {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	want := `domain."example.test".aliases.a domain."example.test".aliases.b domain."example.test".aliases.literal domain."example.test".aliases.self`
+	want := `domain."example.test".aliases.a domain."example.test".aliases.b domain."example.test".aliases.literal domain."example.test".aliases.round domain."example.test".aliases.self`
 	if got := strings.Join(keys, " "); got != want {
 		t.Errorf("problems with %s", got)
 	}

@@ -236,11 +236,29 @@ func (c *Config) loop(start, at string, seen map[string]bool) []string {
 	return nil
 }
 
-func (c *Config) aliasOf(address string) route.AddressList {
+// aliasOf returns where an address leads to, with the addresses of other aliases as those have them: without a detail that they
+// do not name.
+func (c *Config) aliasOf(address string) []string {
 	local, domain, _ := strings.Cut(address, "@")
 	d, ok := c.Domain[domain]
 	if !ok {
 		return nil
 	}
-	return d.Aliases[local]
+	var targets []string
+	for _, target := range d.Aliases[local] {
+		targets = append(targets, c.withoutDetail(target))
+	}
+	return targets
+}
+
+func (c *Config) withoutDetail(address string) string {
+	local, domain, _ := strings.Cut(address, "@")
+	d, ok := c.Domain[domain]
+	if !ok || d.Aliases[local] != nil || d.Subaddress == "" {
+		return address
+	}
+	if base, _, ok := strings.Cut(local, d.Subaddress); ok && d.Aliases[base] != nil {
+		return base + "@" + domain
+	}
+	return address
 }

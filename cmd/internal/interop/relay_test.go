@@ -324,6 +324,9 @@ func TestNoOpenRelay(t *testing.T) {
 			t.Errorf("%s: the server outside got %d of %d: %q", origin.listener, len(got), leave, got)
 		}
 	}
+	if out := s.sluice("", "route", "away@forward.test", "--from", stranger); !strings.Contains(out, "Far.Away@leave.test at another server, from <SRS0=") || !strings.Contains(out, "sluice.toml:") {
+		t.Errorf("sluice route says:\n%s", out)
+	}
 	for _, m := range sink.messages {
 		if slices.Contains(m.to, "Far.Away@leave.test") && strings.Contains(m.content, "mark-mx-stranger") && !strings.HasPrefix(m.from, "SRS0=") {
 			t.Errorf("a forward has the sender %q", m.from)
