@@ -36,7 +36,7 @@ func TestReloadRefusesWhatItWouldIgnore(t *testing.T) {
 		}
 	}
 	// Whoever adds a top-level key has to say here, or in fixed, what a reload does about it.
-	replaced := map[string]bool{"Domain": true, "Postmaster": true, "Pipeline": true, "Plugin": true, "Relay": true, "Forward": true, "Destination": true}
+	replaced := map[string]bool{"Domain": true, "Postmaster": true, "Pipeline": true, "Plugin": true, "Relay": true, "Forward": true, "Destination": true, "Reports": true}
 	inert := map[string]bool{"Path": true, "Warnings": true} // no keys
 	for i := range reflect.TypeFor[config.Config]().NumField() {
 		f := reflect.TypeFor[config.Config]().Field(i)
