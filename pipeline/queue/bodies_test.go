@@ -216,6 +216,7 @@ func contents(store *storage.Store, account storage.AccountID) (list []string, e
 // TestCrashWithBodies cuts the power, and lets the disk fail, at each step of committing and
 // delivering messages with bodies that plugins gave.
 func TestCrashWithBodies(t *testing.T) {
+	t.Parallel()
 	crashtest.Run(t, crashtest.Scenario{Run: bodiesRun, Check: bodiesCheck}, crashtest.Options{Points: 20})
 }
 

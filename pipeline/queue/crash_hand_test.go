@@ -195,5 +195,6 @@ func settled(store *storage.Store) (map[string]int, error) {
 }
 
 func TestCrashOfRoundsAndHands(t *testing.T) {
+	t.Parallel()
 	crashtest.Run(t, crashtest.Scenario{Run: crashHandsRun, Check: crashHandsCheck}, crashtest.Options{Points: 40})
 }

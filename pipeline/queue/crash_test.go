@@ -128,5 +128,6 @@ func drained(store *storage.Store) error {
 }
 
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	crashtest.Run(t, crashtest.Scenario{Run: crashRun, Check: crashCheck}, crashtest.Options{Points: 60})
 }

@@ -20,6 +20,7 @@ import (
 // TestLostAnswers: the n-th call of the engine fails, before or after it was
 // done. Whoever had a 250 has the message once; whoever had none, at most once.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	trouble := errors.New("the answer is lost")
 	ways := map[string]func(kv.Engine, int64, error) *kvtest.Wrapped{"not done": kvtest.Fail, "done": kvtest.FailAfter}
 	for name, fail := range ways {
@@ -62,7 +63,9 @@ func lostAnswer(wrap func(kv.Engine) *kvtest.Wrapped) (calls int64, err error) {
 	wrapped := wrap(engine)
 	accepted := make(map[string]bool)
 	if store, err = open(wrapped); err == nil { // else the failure was there
-		q := queue.New(options(store))
+		o := options(store)
+		o.Now = fast()
+		q := queue.New(o)
 		if q.Start(ctx) == nil {
 			for _, subject := range []string{"one", "two"} {
 				hop := pipeline.Hop{Kind: pipeline.HopMailbox, Account: account.ID, Address: account.Address}
@@ -92,7 +95,9 @@ func checkLost(ctx context.Context, open func(kv.Engine) (*storage.Store, error)
 		return err
 	}
 	defer store.Close(ctx)
-	q := queue.New(options(store))
+	o := options(store)
+	o.Now = fast()
+	q := queue.New(o)
 	if err := q.Start(ctx); err != nil {
 		return err
 	}

@@ -250,6 +250,7 @@ func idOf(t *testing.T, s string) storage.ID {
 // TestNothingIsEverForgotten: whatever happens in whatever order, each recipient is in memory or found by the
 // loader, memory is bounded, and in the end each was delivered exactly once.
 func TestNothingIsEverForgotten(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { runModel(t, seed) })
 	}

@@ -70,6 +70,7 @@ func TestAccountThatWentAway(t *testing.T) {
 }
 
 func TestOurOwnFailureIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
 	var tries atomic.Int32
 	r := newRig(t, func(o *queue.Options) {
 		o.Deliver = &stubborn{next: o.Deliver, fail: func(*pipeline.Attempt) (pipeline.Outcome, error) {

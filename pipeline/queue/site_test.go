@@ -101,6 +101,7 @@ func TestSuspendedSite(t *testing.T) {
 // TestWaitingIsNoExcuse: what waits for a server that is down is late after four hours, and given up after five days,
 // although it was never tried itself.
 func TestWaitingIsNoExcuse(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	c := newClock()
 	told := &teller{make(chan string, 1000)}
@@ -174,6 +175,7 @@ func TestSiteThatTakesNothing(t *testing.T) {
 
 // TestSlowSite: 421 halves, a message taken adds.
 func TestSlowSite(t *testing.T) {
+	t.Parallel()
 	var slow atomic.Bool
 	r, w := newRemoteRig(t, nil)
 	w.answer = func(_ pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, error) {
@@ -226,6 +228,7 @@ func TestNobodyKnowsTheNextHop(t *testing.T) {
 
 // TestRateAndConnections of a destination hold for its next hop.
 func TestRateAndConnections(t *testing.T) {
+	t.Parallel()
 	c := newClock()
 	r, w := newRemoteRig(t, func(o *queue.Options) {
 		o.Now = c.Now

@@ -80,10 +80,29 @@ func (q *Queue) makeSure(ctx context.Context, e *live, r *Recipient) (waits bool
 		e.drop(r)
 		q.Logger.Info("settled before", "id", e.ID, "stage", pipeline.StageQueue, "action", "none", "to", r.Address,
 			"why", "the store has it although it reported a failure")
+		q.closeEntry(ctx, e)
 		return false
 	}
 	r.unsure, r.Next = true, q.Now().Add(soon(r.Attempts))
 	return false
+}
+
+// closeEntry removes an entry whose last recipient was settled by a batch of which nobody knew: those who were settled
+// meanwhile left the entry to it.
+func (q *Queue) closeEntry(ctx context.Context, e *live) {
+	if len(e.recipients) > 0 || e.rest > 0 {
+		return
+	}
+	_, err := q.Store.KV().Get(ctx, entryKey(e.ID))
+	if err == nil {
+		var b kv.Batch
+		b.Delete(entryKey(e.ID))
+		q.Store.DropRef(&b, e.Content, useOf(e.ID))
+		_, err = q.Store.KV().Apply(ctx, &b)
+	}
+	if err != nil && !errors.Is(err, kv.ErrNotFound) {
+		q.Logger.Error("entry without recipients left behind", "id", e.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
+	}
 }
 
 // attempt tries one recipient once; nil means that its end is in the store.
