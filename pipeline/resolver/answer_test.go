@@ -90,6 +90,27 @@ func TestChainOverSeveralAnswers(t *testing.T) {
 	}
 }
 
+// TestSecureOverSeveralAnswers: the AD bit is that of one answer, and the chain is as good as the worst.
+func TestSecureOverSeveralAnswers(t *testing.T) {
+	for _, c := range []struct{ first, second, want bool }{{true, true, true}, {false, true, false}, {true, false, false}, {false, false, false}} {
+		r := respondWith(t, func(query *dns.Msg) *dns.Msg {
+			m := new(dns.Msg)
+			m.SetReply(query)
+			switch query.Question[0].Name {
+			case "a.test.":
+				m.Answer, m.AuthenticatedData = []dns.RR{record(t, "a.test. 300 CNAME b.test.")}, c.first
+			case "b.test.":
+				m.Answer, m.AuthenticatedData = []dns.RR{record(t, "b.test. 300 A 192.0.2.1")}, c.second
+			}
+			return m
+		})
+		r.config.TrustAD = true
+		if a, err := r.SecureIP(t.Context(), "ip4", "a.test"); err != nil || a.Secure != c.want || a.Name != "b.test" {
+			t.Errorf("%+v: got %+v, %v", c, a, err)
+		}
+	}
+}
+
 func TestServerWithoutEDNS(t *testing.T) {
 	r := respondWith(t, func(query *dns.Msg) *dns.Msg {
 		m := new(dns.Msg)

@@ -48,6 +48,9 @@ enforce.test.          MX 20 other.plain.test.
 testing.test.          MX 10 mx.plain.test.
 testing.test.          MX 20 other.plain.test.
 both.test.             MX 10 mx.signed.test.
+both.test.             MX 20 mx.other.signed.test.
+mx.other.signed.test.  A 203.0.113.6
+_25._tcp.mx.other.signed.test. TLSA 3 1 1 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 broken.test.           MX 10 mx.plain.test.
 `
 
@@ -192,6 +195,7 @@ func TestLevels(t *testing.T) {
 		{"MTA-STS testing, not listed", "testing.test", 1, nil, "opportunistic default"},
 		{"MTA-STS that can't be had", "broken.test", 0, nil, "opportunistic default"},
 		{"both", "both.test", 0, nil, "dane dane"},
+		{"both, not listed", "both.test", 1, nil, "dane dane"}, // DANE decides
 		{"REQUIRETLS, nobody vouches", "plain.test", 0, secret, ""},
 		{"REQUIRETLS, DANE", "signed.test", 0, secret, "dane dane"},
 		{"REQUIRETLS, secure MX", "signed.test", 1, secret, "verify requiretls"},
