@@ -330,6 +330,11 @@ func TestDialLooksAgain(t *testing.T) {
 	if _, err := mx.Dial(t.Context(), netip.MustParseAddrPort(listener.Addr().String()), mx.DialOptions{Rules: rules}); !errors.Is(err, mx.ErrSelf) {
 		t.Errorf("got %v after %d looks", err, looks)
 	}
+	_ = listener.(*net.TCPListener).SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if conn, err := listener.Accept(); err == nil {
+		conn.Close()
+		t.Error("it was connected to before the second look")
+	}
 }
 
 // FuzzFind: whatever stands in MX records, no server comes out that is none.
