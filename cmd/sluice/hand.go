@@ -46,7 +46,9 @@ func (v verb) operation() operation {
 		if err != nil {
 			return fmt.Errorf("%q is not a queue ID; sluice %s list shows them", r.ID, v.group)
 		}
-		n, err := d.queue.Do(ctx, id, v.verb, d.hops)
+		n, err := d.queue.Do(ctx, id, v.verb, func(ctx context.Context, address string) ([]pipeline.Hop, error) {
+			return d.hops(ctx, id, address)
+		})
 		switch {
 		case errors.Is(err, queue.ErrNotFound):
 			return fmt.Errorf("%w; sluice trace %s tells where it went", err, id)
@@ -61,14 +63,18 @@ func (v verb) operation() operation {
 	})}
 }
 
-// hops says where mail of an address goes now.
-func (d *desk) hops(ctx context.Context, address string) ([]pipeline.Hop, error) {
-	table := d.table()
-	way, err := table.Resolve(ctx, route.Asked{Address: address, Origin: sdk.Generated})
+// hops says where a queued message goes for an address now. It was accepted, so nobody asks again who may relay.
+func (d *desk) hops(ctx context.Context, id storage.ID, address string) ([]pipeline.Hop, error) {
+	item, err := queue.Show(ctx, d.store.KV(), id)
 	if err != nil {
 		return nil, err
 	}
-	return table.Hops("", way.Targets), nil
+	table := d.table()
+	way, err := table.Resolve(ctx, route.Asked{Address: address, Origin: sdk.Generated, Sender: item.Sender})
+	if err != nil {
+		return nil, err
+	}
+	return table.Hops(item.Sender, way.Targets), nil
 }
 
 func (a *app) verbCommands(group string) []*cobra.Command {

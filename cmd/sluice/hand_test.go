@@ -12,12 +12,19 @@ import (
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/pipeline/route"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
 )
 
 // quarantine puts messages for alice into quarantine, in a store that nobody has open, and returns their IDs.
 func quarantine(t *testing.T, name string, n int) (ids []string) {
+	t.Helper()
+	return quarantineFor(t, name, n, "alice@example.test")
+}
+
+func quarantineFor(t *testing.T, name string, n int, to string) (ids []string) {
 	t.Helper()
 	c, err := config.Load(name, config.Options{Builtins: builtinNames()})
 	if err != nil {
@@ -39,7 +46,7 @@ func quarantine(t *testing.T, name string, n int) (ids []string) {
 		}
 		m := &pipeline.Message{
 			ID: store.NewID(), Origin: sdk.Stranger, Pipeline: "inbound", Received: time.Now(), Sender: "bob@example.net", Trace: &trace.Trace{},
-			Recipients: []*pipeline.Recipient{{Address: "alice@example.test", Hops: []pipeline.Hop{{Kind: pipeline.HopQuarantine, Why: "score 7"}}}},
+			Recipients: []*pipeline.Recipient{{Address: to, Hops: []pipeline.Hop{{Kind: pipeline.HopQuarantine, Why: "score 7"}}}},
 		}
 		m.Trace.Head.ID = m.ID.String()
 		if err := m.SetContent(draft); err != nil {
@@ -102,4 +109,39 @@ func TestQuarantineAndQueueByHand(t *testing.T) {
 	}
 	run(1, "queue", "hold", "nonsense")
 	run(2, "queue", "hold")
+}
+
+// TestReleaseAForward: what is released to an alias that leads away leaves as it would have, with a sender of ours.
+func TestReleaseAForward(t *testing.T) {
+	name := writeConfig(t, routeConfig)
+	ids := quarantineFor(t, name, 1, "whoever@example.test")
+	if code, _, stderr := sluice(t, "", "quarantine", "release", ids[0], "--config", name); code != exitDone {
+		t.Fatal(stderr)
+	}
+	c, err := config.Load(name, config.Options{Builtins: builtinNames()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := openStore(t.Context(), c, slog.New(slog.DiscardHandler), func(err error) { panic(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close(context.Background())
+	table, err := newTable(t.Context(), c, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := storage.ParseID(ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desk{store: store, table: func() *route.Table { return table }}
+	hops, err := d.hops(t.Context(), id, "whoever@example.test")
+	if err != nil || len(hops) != 1 || hops[0].Address != "Rest@elsewhere.test" || !strings.HasPrefix(hops[0].Sender, "SRS0=") {
+		t.Errorf("%+v %v", hops, err)
+	}
+	item, err := queue.Show(t.Context(), store.KV(), id)
+	if err != nil || len(item.Recipients) != 1 || item.Recipients[0].Hop != "remote Rest@elsewhere.test" || item.Recipients[0].State != "queued" {
+		t.Errorf("%+v %v", item, err)
+	}
 }
