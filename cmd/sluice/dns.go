@@ -27,6 +27,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/deliver/mx"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/mtasts"
 	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/route"
 )
 
 // dnsWait bounds all look-ups of one `sluice dns --check`.
@@ -87,6 +88,9 @@ func (a *app) dnsPlan(c *config.Config, domain string, addresses []string) (*dns
 		return nil, err
 	}
 	plan := dnsrecords.Make(site)
+	if c.Domain[domain].Accept == route.AcceptRelay {
+		plan.Notes = append(plan.Notes, "Mail for "+domain+" is passed on here. If this server is only a backup, it needs an MX record with a larger number than the main server's, and nothing else of this.")
+	}
 	if len(hidden) > 0 {
 		plan.Notes = append(plan.Notes, "No records for listeners that this machine alone reaches, or whose port changes: "+strings.Join(hidden, ", ")+".")
 	}
