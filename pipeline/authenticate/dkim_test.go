@@ -184,7 +184,7 @@ func TestDKIM(t *testing.T) {
 func TestCostIsBounded(t *testing.T) {
 	const signature = "DKIM-Signature: v=1; a=ed25519-sha256; c=simple/simple; d=football.example.com; s=brisbane; h=%s; bh=%s; b=AAAA\n"
 	sums := map[string]string{}
-	for what, body := range map[string]string{"empty": "", "lines": strings.Repeat("\r\n", 20<<20) + "x\r\n"} {
+	for what, body := range map[string]string{"empty": "", "lines": strings.Repeat("\r\n", 8<<20) + "x\r\n"} {
 		var b dkim.Body
 		b.Want(false)
 		b.Write([]byte(body))
@@ -199,8 +199,8 @@ func TestCostIsBounded(t *testing.T) {
 		{"names that are not there", fmt.Sprintf(signature, "from"+strings.Repeat(":z", 400_000), sums["empty"]) + "From: a@evil.test\n" + strings.Repeat("X: y\n", 10_000) + "\n"},
 		{"different names", fmt.Sprintf(signature, "from", sums["empty"]) + "From: a@evil.test\n" + manyNames(80_000) + "\n"},
 		{"one field of 900 KiB", from + "From: a@evil.test\nX: " + strings.Repeat("y ", 450<<10) + "\n\n"},
-		{"empty lines", fmt.Sprintf(signature, "from", sums["lines"]) + "From: a@evil.test\n\n" + strings.Repeat("\n", 20<<20) + "x\n"},
-		{"large body, 50 signatures", strings.Repeat(from, 50) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 40<<16)},
+		{"empty lines", fmt.Sprintf(signature, "from", sums["lines"]) + "From: a@evil.test\n\n" + strings.Repeat("\n", 8<<20) + "x\n"},
+		{"large body, 50 signatures", strings.Repeat(from, 50) + "From: a@evil.test\n\n" + strings.Repeat("0123456789abcde\n", 20<<16)},
 		{"a list of tags without end", "DKIM-Signature: " + strings.Repeat("x=y;", 200_000) + "\nFrom: a@evil.test\n\n"},
 	}
 	for _, test := range tests {
@@ -209,11 +209,14 @@ func TestCostIsBounded(t *testing.T) {
 		m := f.message("a@evil.test", test.raw)
 		start := time.Now()
 		f.process(m)
-		if took := time.Since(start); took > 2*time.Second { // under the race detector too
+		if took := time.Since(start); took > 5*time.Second { // under the race detector, beside other tests
 			t.Errorf("%s: took %s", test.what, took)
 		}
 		if got := field(t, m); strings.Contains(got, "dkim=pass") || !strings.Contains(got, "dkim=") || len(got) > 4000 {
 			t.Errorf("%s: %s", test.what, got[:min(len(got), 300)])
+		}
+		for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
 		}
 		if n := runtime.NumGoroutine(); n > before {
 			t.Errorf("%s: %d goroutines, %d before", test.what, n, before)

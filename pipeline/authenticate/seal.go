@@ -35,7 +35,7 @@ type SealerOptions struct {
 // Other people's mail that leaves again gets an ARC seal of the domain that received it, and never a signature, whatever
 // stands in From: whoever forges our domain would get one by writing to one of our aliases.
 //
-// Mail that leaves does not show our Authentication-Results about a login: the account's name is nobody's business there.
+// What our own people send leaves without our Authentication-Results: the account's name in it is nobody's business there.
 type Sealer struct{ SealerOptions }
 
 var _ pipeline.Sealer = (*Sealer)(nil)
@@ -115,7 +115,7 @@ type sealing struct {
 func (w *sealing) all(own bool, leaving []string) error {
 	signed := false
 	if own {
-		if len(leaving) > 0 && w.m.Origin == sdk.Login {
+		if len(leaving) > 0 {
 			w.version, _ = w.version.Without(w.ours)
 		}
 		for _, domain := range authorsOf(w.version).domains {

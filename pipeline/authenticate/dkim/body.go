@@ -75,7 +75,8 @@ type form struct {
 
 // Octets that are put in; as variables they are not made again each time.
 var (
-	crlf  = []byte("\r\n")
+	crlfs = bytes.Repeat([]byte("\r\n"), 512)
+	crlf  = crlfs[:2:2]
 	space = []byte(" ")
 )
 
@@ -139,8 +140,10 @@ func (f *form) lineEnd() {
 
 // emit writes octets of a line, and before them what has waited.
 func (f *form) emit(p []byte) {
-	for ; f.crlfs > 0; f.crlfs-- {
-		f.put(crlf)
+	for f.crlfs > 0 {
+		n := min(f.crlfs, int64(len(crlfs)/len(crlf)))
+		f.put(crlfs[:n*int64(len(crlf))])
+		f.crlfs -= n
 	}
 	if f.space {
 		f.space = false
