@@ -45,7 +45,7 @@ func (q *Queue) travel(ctx context.Context, t *trip) (sent pipeline.Sent) {
 	if len(known) > 0 { // sent before, and not in the store yet
 		q.settleRemote(ctx, e, known)
 	}
-	for _, p := range parcels {
+	for _, p := range q.withhold(ctx, e, parcels) {
 		if ctx.Err() != nil || q.isClosed() {
 			break // stopping: what is not settled is on disk
 		}

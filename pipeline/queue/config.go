@@ -43,10 +43,15 @@ type Destination struct {
 type Limits struct {
 	Connections int `toml:"connections" doc:"most connections to other servers at once"`
 	Memory      int `toml:"memory" doc:"most recipients on their way to other servers that are held in memory; the others wait on disk"`
+
+	SuppressAfter int            `toml:"suppress_after" doc:"after so many messages to which a server answered that there is no such user, nothing is sent to that address any more; 0 is off"`
+	SuppressFor   units.Duration `toml:"suppress_for" doc:"how long; sluice suppress shows and changes the list"`
 }
 
 // DefaultLimits returns the defaults.
-func DefaultLimits() Limits { return Limits{Connections: 500, Memory: 50_000} }
+func DefaultLimits() Limits {
+	return Limits{Connections: 500, Memory: 50_000, SuppressAfter: 2, SuppressFor: units.Of(30 * 24 * time.Hour)}
+}
 
 // problems collects what is wrong with a table.
 type problems []error
@@ -112,6 +117,12 @@ func (l *Limits) Validate() error {
 	}
 	if l.Memory < 1000 {
 		p.bad("memory", "is %d, expected at least 1000", l.Memory)
+	}
+	if l.SuppressAfter < 0 || l.SuppressAfter > 1000 {
+		p.bad("suppress_after", "is %d, expected 1 to 1000, or 0 for off", l.SuppressAfter)
+	}
+	if l.SuppressAfter > 0 && l.SuppressFor.Std() < time.Hour {
+		p.bad("suppress_for", "%s is too short, expected at least 1h", l.SuppressFor)
 	}
 	return errors.Join(p...)
 }

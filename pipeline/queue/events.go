@@ -99,7 +99,7 @@ func (q *Queue) tellOf(kind sdk.EventKind, m *pipeline.Message, recipient, text 
 // tellByHand tells of what an administrator has done.
 func (q *Queue) tellByHand(h *hand) {
 	for i := range h.about {
-		switch r := &h.about[i]; h.verb {
+		switch r := &h.about[i]; h.task.Verb {
 		case ReleaseQuarantined:
 			q.tell(sdk.EventReleased, h.entry, r, "by hand")
 		case Remove, RemoveQuarantined:

@@ -21,6 +21,8 @@ const (
 	Release Verb = "release" // held ones: tried again from now on
 	Retry   Verb = "retry"   // queued ones: tried now
 	Remove  Verb = "remove"  // queued and held ones: forgotten, nobody is told
+	Bounce  Verb = "bounce"  // queued and held ones: they fail now, and the sender is told
+	Reroute Verb = "reroute" // queued and held ones whose mail leaves: by another next hop from now on
 
 	ReleaseQuarantined Verb = "release from quarantine" // quarantined ones: delivered
 	RemoveQuarantined  Verb = "remove from quarantine"  // quarantined ones: forgotten, nobody is told
@@ -35,36 +37,83 @@ var ErrNothing = errors.New("no recipient in that state")
 // Route says where a recipient's mail goes now, or why nowhere.
 type Route func(ctx context.Context, address string) ([]pipeline.Hop, error)
 
+// Task is what is done by hand.
+type Task struct {
+	Verb  Verb
+	Route Route  // for ReleaseQuarantined
+	Via   string // for Reroute: as Hop.Via; "" asks the configuration
+	Text  string // for Bounce: what the sender is told
+	Force bool   // for Retry and Release: the suppression list forgets the addresses
+
+	meant func(*Entry, *Recipient) bool // nil: all of those that the verb concerns
+}
+
+// concerns reports whether something is done to a recipient.
+func (t *Task) concerns(e *Entry, r *Recipient) bool {
+	state, ok := r.state(), false
+	switch t.Verb {
+	case Hold, Retry:
+		ok = state == stateQueued
+	case Release:
+		ok = state == stateHeld
+	case Remove, Bounce:
+		ok = state == stateQueued || state == stateHeld
+	case Reroute:
+		ok = r.Hop.Kind == pipeline.HopRemote
+	case ReleaseQuarantined, RemoveQuarantined:
+		ok = state == stateQuarantined
+	}
+	return ok && (t.meant == nil || t.meant(e, r))
+}
+
 // Do does verb to an entry and returns how many recipients that concerned; it is
 // durable then. It may be called while the queue works, and on a queue that was
 // not started: for the time that it takes the entry belongs to the caller, not to
 // a worker. route is for ReleaseQuarantined alone.
 func (q *Queue) Do(ctx context.Context, id storage.ID, verb Verb, route Route) (int, error) {
-	if q.stop == nil { // not started: nobody has read the mark
-		low, local, err := q.lows(ctx)
-		if err != nil {
-			return 0, err
-		}
+	return q.Perform(ctx, id, &Task{Verb: verb, Route: route})
+}
+
+// Perform is Do for any task.
+func (q *Queue) Perform(ctx context.Context, id storage.ID, t *Task) (int, error) {
+	const patience = 10 * time.Second
+	if err := q.ready(ctx); err != nil {
+		return 0, err
+	}
+	if err := q.seize(ctx, id, patience); err != nil {
+		return 0, fmt.Errorf("%s %s: %w", t.Verb, id, err)
+	}
+	h, pos, err := q.byHand(ctx, id, t)
+	q.giveBack(ctx, id, t.Verb == Retry || t.Verb == Reroute)
+	if err == nil {
+		err = q.Store.WaitDurable(ctx, pos)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", t.Verb, id, err)
+	}
+	q.logHand(id, t, h)
+	return h.done, nil
+}
+
+func (q *Queue) logHand(id storage.ID, t *Task, h *hand) {
+	q.Logger.Info("by hand", "id", id, "stage", pipeline.StageQueue, "action", string(t.Verb), "recipients", h.done, "why", "asked to")
+}
+
+// ready makes a queue that was not started fit for work by hand: nobody has read the marks.
+func (q *Queue) ready(ctx context.Context) error {
+	if q.stop != nil {
+		return nil
+	}
+	low, local, err := q.lows(ctx)
+	if err == nil {
 		q.setLow(low, local)
 	}
-	if err := q.seize(ctx, id); err != nil {
-		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
-	}
-	n, pos, err := q.byHand(ctx, id, verb, route)
-	q.giveBack(ctx, id, verb == Retry)
-	if err != nil {
-		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
-	}
-	if err := q.Store.WaitDurable(ctx, pos); err != nil {
-		return 0, fmt.Errorf("%s %s: %w", verb, id, err)
-	}
-	q.Logger.Info("by hand", "id", id, "stage", pipeline.StageQueue, "action", string(verb), "recipients", n, "why", "asked to")
-	return n, nil
+	return err
 }
 
 // seize takes an entry away from the workers, waiting for one that is at it.
-func (q *Queue) seize(ctx context.Context, id storage.ID) error {
-	const patience, look = 10 * time.Second, 20 * time.Millisecond
+func (q *Queue) seize(ctx context.Context, id storage.ID, patience time.Duration) error {
+	const look = 20 * time.Millisecond
 	for end := time.Now().Add(patience); ; {
 		if q.schedule.seize(id) {
 			return nil
@@ -82,6 +131,10 @@ func (q *Queue) seize(ctx context.Context, id storage.ID) error {
 
 // giveBack lets the workers have what is on disk now; urgent is for who wants it tried now.
 func (q *Queue) giveBack(ctx context.Context, id storage.ID, urgent bool) {
+	if q.stop == nil { // not started: nobody works, and another process will read it
+		q.schedule.giveBack(id, nil, false, false)
+		return
+	}
 	e, err := q.readLive(context.WithoutCancel(ctx), id)
 	if err != nil {
 		q.Logger.Error("queue entry not read back", "id", id, "stage", pipeline.StageQueue, "action", "retry", "why", err)
@@ -90,36 +143,43 @@ func (q *Queue) giveBack(ctx context.Context, id storage.ID, urgent bool) {
 }
 
 // byHand changes an entry on disk.
-func (q *Queue) byHand(ctx context.Context, id storage.ID, verb Verb, route Route) (int, kv.Pos, error) {
+func (q *Queue) byHand(ctx context.Context, id storage.ID, t *Task) (*hand, kv.Pos, error) {
+	if t.Verb == Bounce {
+		return q.bounce(ctx, id, t)
+	}
 	entry, recipients, err := readEntry(ctx, q.Store.KV(), id)
 	if errors.Is(err, kv.ErrNotFound) {
-		return 0, 0, ErrNotFound
+		return nil, 0, ErrNotFound
 	}
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
-	h := hand{q: q, entry: &entry, verb: verb, now: q.Now(), left: len(recipients)}
+	h := &hand{q: q, entry: &entry, task: t, now: q.Now(), left: len(recipients)}
 	for i := range recipients {
 		h.free = max(h.free, recipients[i].Number+1)
 	}
 	for i := range recipients {
-		if err := h.do(ctx, &recipients[i], route); err != nil {
-			return 0, 0, err
+		if err := h.do(ctx, &recipients[i]); err != nil {
+			return nil, 0, err
 		}
 	}
 	if h.done == 0 {
-		return 0, 0, ErrNothing
+		return nil, 0, ErrNothing
 	}
 	if h.left == 0 {
 		h.b.Delete(entryKey(id))
 		q.Store.DropRef(&h.b, entry.Content, useOf(id))
 	}
 	trace.Append(&h.b, id, h.now, h.events...)
+	if t.Force {
+		q.suppression.mu.Lock()
+		defer q.suppression.mu.Unlock()
+	}
 	pos, err := q.Store.KV().Apply(ctx, &h.b)
 	if err == nil {
-		q.tellByHand(&h)
+		q.tellByHand(h)
 	}
-	return h.done, pos, err
+	return h, pos, err
 }
 
 // hand is one Do on its way.
@@ -127,7 +187,7 @@ type hand struct {
 	q      *Queue
 	b      kv.Batch
 	entry  *Entry
-	verb   Verb
+	task   *Task
 	now    time.Time
 	free   uint32 // the first number that no recipient has
 	left   int    // recipients that will be there
@@ -136,23 +196,30 @@ type hand struct {
 	about  []Recipient // whom that concerned
 }
 
-func (h *hand) do(ctx context.Context, r *Recipient, route Route) error {
-	state := r.state()
-	switch {
-	case h.verb == Hold && state == stateQueued:
+func (h *hand) do(ctx context.Context, r *Recipient) error {
+	if !h.task.concerns(h.entry, r) {
+		return nil
+	}
+	switch h.task.Verb {
+	case Hold:
 		r.Next = time.Time{}
 		h.set(r)
 		h.say(r, "held")
-	case h.verb == Retry && state == stateQueued, h.verb == Release && state == stateHeld:
+	case Retry, Release:
+		if h.task.Force {
+			h.b.Delete(suppressKey(r.Hop.Address))
+		}
 		h.due(r)
-		h.say(r, string(h.verb))
-	case h.verb == Remove && (state == stateQueued || state == stateHeld):
+		h.say(r, string(h.task.Verb))
+	case Reroute:
+		h.reroute(r)
+	case Remove:
 		h.remove(r)
-	case h.verb == RemoveQuarantined && state == stateQuarantined:
+	case RemoveQuarantined:
 		h.b.Delete(quarantineKey(h.entry.ID, r.Number))
 		h.remove(r)
-	case h.verb == ReleaseQuarantined && state == stateQuarantined:
-		return h.release(ctx, r, route)
+	case ReleaseQuarantined:
+		return h.release(ctx, r, h.task.Route)
 	}
 	return nil
 }

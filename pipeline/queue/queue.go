@@ -55,6 +55,7 @@ type Options struct {
 
 	Notify  Notifier                  // makes DSNs; nil: none are sent
 	Owner   func(alias string) string // who is told that forwards of an alias fail; nil: nobody
+	Local   func(domain string) bool  // whether a domain is ours, so that its addresses are never suppressed; nil: none is
 	Workers int                       // for mailbox hops; 0: 4
 	Window  int                       // entries for mailboxes in memory; 0: 10,000
 	Keep    time.Duration             // how long traces are kept; 0: 30 days
@@ -77,6 +78,8 @@ type Queue struct {
 	Options
 	schedule
 	loader loader // of the ticker and Start alone
+
+	suppression suppression
 
 	stop   context.CancelFunc // ends the ticker
 	cancel context.CancelFunc // ends attempts

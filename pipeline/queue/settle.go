@@ -65,6 +65,11 @@ func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, er
 	if err != nil {
 		return 0, err
 	}
+	learned, err := q.learn(ctx, &b, e, round)
+	defer learned()
+	if err != nil {
+		q.Logger.Error("suppression list not kept", "id", e.ID, "stage", pipeline.StageQueue, "action", "none", "why", err)
+	}
 	q.write(&b, e, round)
 	pos, err := q.Store.KV().Apply(ctx, &b)
 	for _, n := range notices {

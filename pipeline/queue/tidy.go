@@ -75,5 +75,5 @@ func (q *Queue) expire(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("remove what is old: %w", err)
 	}
-	return nil
+	return q.forgetSuppressed(ctx)
 }
