@@ -232,6 +232,7 @@ func (s *server) startQueue(ctx context.Context) error {
 		Deliver:     &deliver.Mailbox{Store: s.store, Now: time.Now},
 		Courier:     s.outgoing.courier,
 		Config:      s.queueConfig,
+		Owner:       func(alias string) string { return s.currentTable().Owner(alias) },
 		Destination: s.queueDestination,
 		Limits:      s.config.Queue,
 		Notify: &notifier{

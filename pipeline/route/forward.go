@@ -66,6 +66,23 @@ func (t *Table) rewrite(sender string) string {
 	return quote(made) + "@" + t.srs.Domain()
 }
 
+// Owner returns who is told that forwards of an address of ours fail (RULES A7): owner-NAME where there is such an alias beside
+// NAME, the domain's postmaster where there is one, else the server's; "" for nobody.
+func (t *Table) Owner(address string) string {
+	local, name, err := split(address)
+	if err != nil {
+		return t.postmaster
+	}
+	d := t.domains[name]
+	base, _ := d.withoutDetail(local)
+	for _, who := range []string{"owner-" + local, "owner-" + base, "postmaster"} {
+		if len(d.aliases[who]) > 0 {
+			return who + "@" + name
+		}
+	}
+	return t.postmaster
+}
+
 // ours reports whether mail of a domain leaves from here by right.
 func (t *Table) ours(name string) bool {
 	d, ok := t.domains[name]

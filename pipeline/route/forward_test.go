@@ -169,6 +169,25 @@ func TestOneVersionForAllForwards(t *testing.T) {
 	}
 }
 
+// TestOwner: the nearest who is responsible.
+func TestOwner(t *testing.T) {
+	tb, err := NewTable(Options{Postmaster: "root@here.test", Accounts: people{}, Domains: map[string]Domain{
+		"here.test":  {Subaddress: "+", Aliases: map[string]AddressList{"owner-list": {"carol@here.test"}, "list": {"x@there.test"}, "other": {"x@there.test"}}},
+		"there.test": {Aliases: map[string]AddressList{"postmaster": {"carol@here.test"}}, CatchAll: AddressList{"y@there.test"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		"list@here.test": "owner-list@here.test", "List+x@HERE.test": "owner-list@here.test", "other@here.test": "root@here.test",
+		"any@there.test": "postmaster@there.test", "x@elsewhere.test": "root@here.test", "nonsense": "root@here.test",
+	} {
+		if got := tb.Owner(address); got != want {
+			t.Errorf("%s is owned by %q, want %q", address, got, want)
+		}
+	}
+}
+
 // TestSenderOfForwards: SRS only when leaving, and only when needed (RULES A9).
 func TestSenderOfForwards(t *testing.T) {
 	o := Options{
