@@ -90,9 +90,13 @@ func (q *Queue) pack(ctx context.Context, t *trip) (parcels []*parcel, known []*
 	return parcels, known
 }
 
+// mostTogether bounds the recipients of a parcel: as many as every server takes (RFC 5321 section 4.5.3.1.8), so that one
+// parcel is one transaction and its outcome is durable before the next (RULES B8).
+const mostTogether = 100
+
 func addTo(parcels []*parcel, r *Recipient) []*parcel {
 	for _, p := range parcels {
-		if p.variant == r.Variant && p.sender == r.Hop.Sender {
+		if p.variant == r.Variant && p.sender == r.Hop.Sender && len(p.recipients) < mostTogether {
 			p.recipients = append(p.recipients, r)
 			return parcels
 		}

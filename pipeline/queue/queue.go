@@ -5,14 +5,60 @@
 // Promises: Commit returns nil only when content, envelope and trace are on
 // stable storage, in one batch; after that the message is always in exactly one
 // place for each recipient: queued, delivered, bounced, quarantined, or
-// discarded with a trace, whatever crashes. Memory is bounded by the window,
-// however long the queue is: entries over it wait on disk and are read when
-// there is room. A recipient's settling, its trace and the last one's clean-up
-// are one batch (RULES B8); for local delivery that batch is the mailbox's.
+// discarded with a trace, whatever crashes. A recipient's settling, its trace, the
+// notice about it and the last one's clean-up are one batch (RULES B8); for local delivery that
+// batch is the mailbox's. What another server has taken is on disk before its connection goes on, and is never sent
+// again after that. Memory is bounded, however long the queue is.
 //
-// The queue owns the keys below "queue/0/" (keys.go). One worker owns an entry
-// at a time. What can fail is the store: then the recipient stays as it was and
-// is tried again.
+// # The way of an entry
+//
+// Commit (commit.go) makes an entry with a recipient for each hop, and a due key for each of those. In memory the recipients
+// of an entry that share a hop are a part (live.go), the unit of the schedule (schedule.go). There are two ways for a
+// part:
+//
+//   - What stays here ("local") goes to a few workers (work.go), one after the other: pop, process, rest.
+//   - What leaves goes to its hop (window.go): a lane for each sender, first in, first out. The hop belongs to a site (site.go),
+//     which is a pipeline.NextHop, and which the Courier names (ask, find, found). Sites that may begin something stand in rings;
+//     dispatch picks from them (dispatch.go), and a goroutine travels with the part (carry.go). What the other server has said is
+//     settled, becomes durable, and the site learns from it: finish.
+//
+// Both end in settle (settle.go), under the entry's lock: decide what becomes of each recipient, notify (notify.go), write, apply,
+// obey. What is left of a part waits in memory if it is due soon, and on disk otherwise.
+//
+// Fairness has three levels: a site takes turns between its domains, a domain between senders, and of one sender the
+// oldest is first. Classes of sites (dispatch.go) keep connections free for those that work. So whoever is slow, huge or dead holds
+// up those behind on the same connection, and nobody else.
+//
+// # Why nothing is forgotten
+//
+// For each recipient that is neither settled nor held there is a due key on disk, in a minute at or after the low-water mark, since it
+// is written or deleted in the batch that changes the recipient, and since a mark waits for every part in memory, every entry that
+// is being committed or in an administrator's hand, and every place that a hop or the loader has yet to read (pass). So a restart
+// finds it. While the process runs, its part is in memory, or one of three holds for a due key of it:
+//
+//  1. It stands where the loader has not swept yet: in a minute to come, or behind loader.swept, or everything is to be read again
+//     (lost).
+//  2. It stands at or after hop.from: the loader has passed over the rest of the hop, or a part left memory (cut, suspension) or never came
+//     in (launch). hop.from only moves forward by a visit to what stands there, and is put back first if that fails.
+//  3. Its entry is in somebody's hand, who gives it back.
+//
+// A part leaves memory only for one of them: for a minute to come if its due keys stand there (part.floor, not the time that we have in
+// mind: after a failure of the store that is in memory alone), else by lowering hop.from. And what has hop.from set is read when there is room: by
+// whoever makes room (leave), when a suspension ends (feed), and every Tick. model_test.go holds all of this against chance.
+//
+// # Suspension
+//
+// What waits for a site that can't be reached is not touched: it leaves memory and stays on disk under its due keys, where the loader
+// passes over it by seeking. Nothing is written for it; its attempts are not counted; Waits says why it waits. When its time has
+// come, the first of it is tried alone. review.go sees to those that get too old meanwhile.
+//
+// # Failures
+//
+// The queue owns the keys below "queue/0/" (keys.go). What can fail is the store: then the recipient stays as it was and
+// is tried again; what another server has said is kept in memory until it is written. Options.Config and Options.Destination are called
+// with locks held and must not call the queue.
+//
+// RFCs: 5321 section 4.5.4 (retrying), 3461 (what is told to whom); the notices themselves are package dsn's.
 package queue
 
 import (
