@@ -27,13 +27,20 @@ type paper struct {
 	packed                              []byte // the report, gzip
 }
 
-// fileName is that of RFC 7489 section 7.2.1.1 and of RFC 8460 section 5.1: receiver, domain and period.
+// submitter is the domain that reports: that of the address in From, whose key signs the letter (RFC 8460 section 3:
+// reports without a signature of the reporting domain are not looked at).
+func (p *paper) submitter() string { return p.from[strings.LastIndexByte(p.from, '@')+1:] }
+
+// fileName is that of RFC 7489 section 7.2.1.1 and of RFC 8460 section 5.1: who reports, about whom, the period, and what
+// tells apart the reports of several servers of one domain.
 func (p *paper) fileName() string {
 	extension := "xml.gz"
 	if p.kind == kindTLS {
 		extension = "json.gz"
 	}
-	return fmt.Sprintf("%s!%s!%d!%d.%s", p.hostname, p.about, p.begin, p.end, extension)
+	unique, _, _ := strings.Cut(p.id, "@") // PERIOD.HASH
+	unique = unique[strings.IndexByte(unique, '.')+1:]
+	return fmt.Sprintf("%s!%s!%d!%d!%s.%s", p.submitter(), p.about, p.begin, p.end, unique, extension)
 }
 
 // write makes the message (RFC 7489 section 7.2.1.1; RFC 8460 section 5.3). Every value in it was checked before.
@@ -48,14 +55,14 @@ func (p *paper) write() *Letter {
 	}, cut(p.id, 50))
 	field("From", "<"+p.from+">")
 	field("To", "<"+p.to+">")
-	field("Subject", fmt.Sprintf("Report Domain: %s\r\n Submitter: %s\r\n Report-ID: <%s>", p.about, p.hostname, p.id))
+	field("Subject", fmt.Sprintf("Report Domain: %s\r\n Submitter: %s\r\n Report-ID: <%s>", p.about, p.submitter(), p.id))
 	field("Date", p.at.UTC().Format(time.RFC1123Z))
 	field("Message-ID", "<"+p.id+">")
 	field("Auto-Submitted", "auto-generated")
 	media, words := "application/gzip", "an aggregate DMARC report"
 	if p.kind == kindTLS {
 		field("TLS-Report-Domain", p.about)
-		field("TLS-Report-Submitter", p.hostname)
+		field("TLS-Report-Submitter", p.submitter())
 		field("TLS-Required", "No") // who has trouble with TLS has to hear of it (RFC 8460 section 3, RFC 8689 section 3)
 		media, words = "application/tlsrpt+gzip", "an aggregate TLS report"
 	}

@@ -73,8 +73,9 @@ type Sender struct {
 	done   chan struct{}
 
 	// Of the goroutine alone.
-	tried map[string]time.Time // by key: when it could not be sent
-	taken time.Time            // the last day that TLS was asked about
+	tried  map[string]time.Time // by key: when it could not be sent
+	taken  time.Time            // the last day that TLS was asked about
+	failed int                  // times that it could not be
 }
 
 // NewSender returns a sender; Start must be called before it sends.

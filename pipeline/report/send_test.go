@@ -165,10 +165,10 @@ func TestDMARC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if subject := m.Header.Get("Subject"); subject != "Report Domain: example.net Submitter: mx.example.test Report-ID: <"+l.ID+">" {
+	if subject := m.Header.Get("Subject"); subject != "Report Domain: example.net Submitter: example.test Report-ID: <"+l.ID+">" {
 		t.Errorf("subject %q", subject)
 	}
-	if !strings.Contains(string(l.Text), `filename="mx.example.test!example.net!1795219200!1795305599.xml.gz"`) || m.Header.Get("Auto-Submitted") != "auto-generated" {
+	if !strings.Contains(string(l.Text), `filename="example.test!example.net!1795219200!1795305599!`) || m.Header.Get("Auto-Submitted") != "auto-generated" {
 		t.Errorf("letter\n%s", l.Text)
 	}
 	if !pipeline.IsReport(m.Header.Get("Subject"), "") {
@@ -387,11 +387,11 @@ func TestTLSByMail(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := m.Header
-	if h.Get("TLS-Report-Domain") != "example.net" || h.Get("TLS-Report-Submitter") != "mx.example.test" || h.Get("TLS-Required") != "No" ||
+	if h.Get("TLS-Report-Domain") != "example.net" || h.Get("TLS-Report-Submitter") != "example.test" || h.Get("TLS-Required") != "No" ||
 		!strings.Contains(h.Get("Content-Type"), `multipart/report; report-type="tlsrpt"`) || !pipeline.IsReport("", h.Get("Content-Type")) {
 		t.Errorf("%v", h)
 	}
-	if !strings.Contains(string(l.Text), "application/tlsrpt+gzip") || !strings.Contains(string(l.Text), `"mx.example.test!example.net!1795219200!1795305599.json.gz"`) {
+	if !strings.Contains(string(l.Text), "application/tlsrpt+gzip") || !strings.Contains(string(l.Text), `"example.test!example.net!1795219200!1795305599!`) {
 		t.Errorf("%s", l.Text)
 	}
 	found, err := Find(bytes.NewReader(l.Text), int64(len(l.Text)))
@@ -474,7 +474,7 @@ func TestGolden(t *testing.T) {
 		t.Errorf("%v\n%s", err, got)
 	}
 	for _, line := range strings.Split(strings.TrimSuffix(string(got), "\r\n"), "\r\n") {
-		if len(line) > 78 || strings.ContainsAny(line, "\r\n") {
+		if len(line) > 78 && !strings.HasPrefix(line, " filename=") || strings.ContainsAny(line, "\r\n") {
 			t.Errorf("line %q", line)
 		}
 	}

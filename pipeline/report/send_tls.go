@@ -11,6 +11,9 @@ import (
 	"github.com/sluicemail/sluice/storage/kv"
 )
 
+// takeTries is how often, once a minute, a day is asked for before what there is of it is all there will be.
+const takeTries = 30
+
 // maxDocument bounds a TLS report in the store (RULES B2: a value is at most 1 MiB).
 const maxDocument = 900 << 10
 
@@ -53,7 +56,10 @@ func (s *Sender) takeTLS(ctx context.Context, config Config) error {
 	for _, day := range []time.Time{yesterday.Add(-24 * time.Hour), yesterday} {
 		summaries, err := s.o.TLS.Take(ctx, day)
 		if err != nil {
-			return err
+			if s.failed++; s.failed < takeTries {
+				return err
+			}
+			s.o.Logger.Error("a part of what was counted about TLS is lost", "day", day.Format(time.DateOnly), "why", err)
 		}
 		for i := range summaries {
 			if !config.TLS {
@@ -67,7 +73,7 @@ func (s *Sender) takeTLS(ctx context.Context, config Config) error {
 			return err
 		}
 	}
-	s.taken = yesterday
+	s.taken, s.failed = yesterday, 0
 	return nil
 }
 
