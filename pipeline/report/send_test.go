@@ -47,6 +47,8 @@ type site struct {
 	letters []*Letter
 	refuse  error
 	tls     []tlsrpt.Summary
+	taken   int   // times that Take was called
+	broken  error // what Take returns with what it has
 }
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -79,12 +81,13 @@ func newSite(t *testing.T, engine kv.Engine) *site {
 
 // Take and Forget make it a TLSSource.
 func (s *site) Take(_ context.Context, day time.Time) (out []tlsrpt.Summary, err error) {
+	s.taken++
 	for _, one := range s.tls {
 		if one.Day.Equal(day) {
 			out = append(out, one)
 		}
 	}
-	return out, nil
+	return out, s.broken
 }
 
 func (s *site) Forget(_ context.Context, day time.Time) error {
@@ -397,6 +400,23 @@ func TestTLSByMail(t *testing.T) {
 	found, err := Find(bytes.NewReader(l.Text), int64(len(l.Text)))
 	if err != nil || len(found) != 1 || found[0].TLS == nil || found[0].TLS.Policies[0].Summary.Success != 7 || found[0].TLS.ID != l.ID {
 		t.Errorf("%v %+v", err, found)
+	}
+}
+
+// TestTLSBroken: a day that cannot be read whole is asked for again, and then what there is of it is sent.
+func TestTLSBroken(t *testing.T) {
+	s := newSite(t, kvtest.NewMemory())
+	s.tls, s.broken = []tlsrpt.Summary{summary("example.net", noon.Truncate(24*time.Hour))}, errors.New("damaged")
+	s.pass(12*time.Hour + settle + spread)
+	for range takeTries - 1 {
+		s.look()
+	}
+	if len(s.letters) != 0 || s.taken != takeTries-1 {
+		t.Fatalf("%d letters after %d tries", len(s.letters), s.taken)
+	}
+	s.look()
+	if len(s.letters) != 1 || len(s.tls) != 0 {
+		t.Errorf("%d letters, %d summaries", len(s.letters), len(s.tls))
 	}
 }
 

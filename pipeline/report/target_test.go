@@ -130,3 +130,28 @@ _smtp._tls.typo.test.    TXT "v=TSLRPTv1; rua=mailto:tls@typo.test"
 		}
 	}
 }
+
+// FuzzTarget: whatever stands in a rua, an address that comes out of it is harmless in a field and in an envelope.
+func FuzzTarget(f *testing.F) {
+	for _, seed := range []string{"mailto:d@example.net!10m", "https://example.net/r", "v=DMARC1; rua=mailto:a@b.test", "mailto:%0d%0a@x.test", "mailto:a@xn--.test"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		_, _ = reportRecord(text)
+		for _, size := range []bool{false, true} {
+			x, err := parseTarget(text, size)
+			if err != nil {
+				continue
+			}
+			if (x.address == "") == (x.url == "") || x.host == "" || x.limit < 0 {
+				t.Fatalf("%q: %+v", text, x)
+			}
+			if strings.ContainsAny(x.address, "\r\n\x00 <>\",;:") || strings.Count(x.address, "@") > 1 || len(x.address) > 64+1+253 {
+				t.Fatalf("%q: address %q", text, x.address)
+			}
+			if x.url != "" && !strings.HasPrefix(strings.ToLower(x.url), "https://") {
+				t.Fatalf("%q: %q", text, x.url)
+			}
+		}
+	})
+}
