@@ -3,6 +3,7 @@ package interop
 import (
 	"encoding/base64"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +125,19 @@ func (s *site) submission() *smtpClient {
 		s.t.Fatal(err)
 	}
 	return c
+}
+
+// inConfig replaces text in the site's configuration.
+func (s *site) inConfig(old, with string) {
+	s.t.Helper()
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		s.t.Fatalf("the configuration has no %q", old)
+	}
+	s.writeFile("sluice.toml", strings.Replace(string(text), old, with, 1))
 }
 
 // inbox returns the messages in a user's INBOX.

@@ -129,11 +129,7 @@ hosts = [%q]
 retry = "1s"
 retry_max = "2s"
 `, h.addr))
-	text, err := os.ReadFile(s.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.writeFile("sluice.toml", strings.Replace(string(text), "[listener.mx]\n", "[listener.mx]\ntrusted = [\"127.0.0.0/8\"]\n", 1))
+	s.inConfig("[listener.mx]\n", "[listener.mx]\ntrusted = [\"127.0.0.0/8\"]\n")
 	var mu sync.Mutex
 	acked := make(map[string][]string)
 	for round := range rounds {
