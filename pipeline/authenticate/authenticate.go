@@ -45,8 +45,12 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// lookupTime is what all look-ups for one message share (RULES D4).
-const lookupTime = 5 * time.Second
+// lookupTime is what all look-ups for one message share (RULES D4). Of that, policyTime is kept for the author's policy:
+// else a signature whose key never comes would use up the time in which p=reject could be found.
+const (
+	lookupTime = 5 * time.Second
+	policyTime = 1500 * time.Millisecond
+)
 
 // Options is what New needs.
 type Options struct {
@@ -136,21 +140,23 @@ func hasSignature(fields []pipeline.Field) bool {
 func (s *Stage) verify(ctx context.Context, m *pipeline.Message, r *results) error {
 	limited, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
+	early, cancelEarly := context.WithTimeout(limited, lookupTime-policyTime)
+	defer cancelEarly()
 	stranger := m.Origin == sdk.Stranger
 	var side beside
 	defer side.wait() // also when what runs here panics
 	var dkimErr error
 	if r.signed {
-		side.run(func() { dkimErr = s.verifySignatures(ctx, limited, m, r) })
+		side.run(func() { dkimErr = s.verifySignatures(ctx, early, m, r) })
 	}
 	if stranger && m.Peer != nil && m.Peer.Addr.IsValid() {
 		if m.Peer.Reverse == "" {
-			side.run(func() { r.iprev = s.checkReverse(limited, m.Peer) })
+			side.run(func() { r.iprev = s.checkReverse(early, m.Peer) })
 		} else {
-			r.iprev = s.checkReverse(limited, m.Peer)
+			r.iprev = s.checkReverse(early, m.Peer)
 		}
 		if s.Config.SPF {
-			r.spf = s.checkSPF(limited, m)
+			r.spf = s.checkSPF(early, m)
 		}
 	}
 	side.wait()

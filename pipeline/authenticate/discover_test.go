@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
+	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -172,6 +175,96 @@ func TestRecordTags(t *testing.T) {
 		}
 		if got != test.want {
 			t.Errorf("%s: %s, want %s", test.text, got, test.want)
+		}
+	}
+}
+
+// TestForeignFailure: whose DNS fails on purpose gains nothing by it.
+func TestForeignFailure(t *testing.T) {
+	f := newFixture(t, "")
+	for _, name := range []string{"_dmarc.evil.test.", "_dmarc.a.evil.test."} {
+		f.zone.Break(name, resolvertest.Fault{Rcode: 2})
+	}
+	raw := newSigner(f, "s._domainkey.evil.test", "").sign("evil.test", "", "From: b@reject.test\nSubject: x\n\nbody\n")
+	m := f.message("a@evil.test", raw)
+	f.process(m)
+	if got := field(t, m); m.Recipients[0].Opinion.Action != sdk.Reject || !strings.Contains(got, "dmarc=fail") {
+		t.Errorf("%s: %s", m.Recipients[0].Opinion.Action, got)
+	}
+	// Where the author's own DNS fails, nobody knows.
+	f.zone.Break("_dmarc.sub.reject.test.", resolvertest.Fault{Rcode: 2})
+	m = f.message("a@evil.test", "From: b@sub.reject.test\n\n")
+	f.process(m)
+	if got := m.Auth.DMARC; got != "temperror" || m.Recipients[0].Opinion.Action != sdk.Accept {
+		t.Errorf("%s and %s", got, m.Recipients[0].Opinion.Action)
+	}
+}
+
+// TestSlowKey: a key that never comes leaves time to find out what the author's domain wants.
+func TestSlowKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "")
+	patient := resolver.DefaultConfig()
+	patient.Timeout, patient.Deadline = units.Of(20*time.Second), units.Of(20*time.Second)
+	f.stage.DNS = resolvertest.NewWith(f.zone, patient, time.Now)
+	raw := newSigner(f, "s._domainkey.evil.test", "").sign("evil.test", "", "From: b@reject.test\nSubject: x\n\nbody\n")
+	f.zone.Break("s._domainkey.evil.test.", resolvertest.Fault{Silent: true})
+	f.zone.Break("evil.test.", resolvertest.Fault{Silent: true})
+	m := f.message("a@evil.test", raw)
+	start := time.Now()
+	f.process(m)
+	if got := field(t, m); m.Recipients[0].Opinion.Action != sdk.Reject || !strings.Contains(got, "dkim=temperror") || !strings.Contains(got, "spf=temperror") {
+		t.Errorf("%s after %s: %s", m.Recipients[0].Opinion.Action, time.Since(start), got)
+	}
+}
+
+// TestSlowAuthor: an author beside the others whose policy never comes spares none of them.
+func TestSlowAuthor(t *testing.T) {
+	t.Parallel()
+	for _, from := range []string{"a@slow.test, b@reject.test", "b@reject.test, a@slow.test"} {
+		f := newFixture(t, "")
+		f.zone.Break("_dmarc.slow.test.", resolvertest.Fault{Silent: true})
+		m := f.message("a@evil.test", "From: "+from+"\nSubject: x\n\nbody\n")
+		f.process(m)
+		if m.Recipients[0].Opinion.Action != sdk.Reject {
+			t.Errorf("%s: %s, %s", from, m.Recipients[0].Opinion.Action, field(t, m))
+		}
+	}
+}
+
+// TestExamples7489 has those of RFC 7489 appendix B.1.
+func TestExamples7489(t *testing.T) {
+	const zone = `
+_dmarc.example.com. TXT "v=DMARC1; p=reject"
+example.com. TXT "v=spf1 ip4:192.0.2.10 -all"
+child.example.com. TXT "v=spf1 ip4:192.0.2.10 -all"
+sample.net. TXT "v=spf1 ip4:192.0.2.10 -all"
+`
+	for _, test := range []struct {
+		what, sender, signs, from string
+		relaxed, strict           string
+	}{
+		{"B.1.1 example 1: SPF in alignment", "sender@example.com", "", "sender@example.com", "pass", "pass"},
+		{"B.1.1 example 2: SPF in alignment (parent)", "sender@child.example.com", "", "sender@example.com", "pass", "fail"},
+		{"B.1.1 example 3: SPF not in alignment", "sender@sample.net", "", "sender@child.example.com", "fail", "fail"},
+		{"B.1.2 example 1: DKIM in alignment", "sender@sample.net", "example.com", "sender@example.com", "pass", "pass"},
+		{"B.1.2 example 2: DKIM in alignment (parent)", "sender@sample.net", "example.com", "sender@child.example.com", "pass", "fail"},
+		{"B.1.2 example 3: DKIM not in alignment", "sender@sample.net", "sample.net", "sender@child.example.com", "fail", "fail"},
+	} {
+		for _, mode := range []Discovery{TreeWalk, ListOnly} {
+			for tags, want := range map[string]string{"": test.relaxed, "; adkim=s; aspf=s": test.strict} {
+				f := newFixture(t, strings.Replace(zone, "p=reject", "p=reject"+tags, 1))
+				f.stage.Config.Discovery = mode
+				raw := "From: " + test.from + "\nSubject: x\n\nbody\n"
+				if test.signs != "" {
+					raw = newSigner(f, "s._domainkey."+test.signs, "").sign(test.signs, "", raw)
+				}
+				m := f.message(test.sender, raw)
+				f.process(m)
+				if m.Auth.DMARC != want {
+					t.Errorf("%s, %s%s: %s, want %s", test.what, mode, tags, m.Auth.DMARC, want)
+				}
+			}
 		}
 	}
 }

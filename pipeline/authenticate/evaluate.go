@@ -31,10 +31,19 @@ func (s *Stage) evaluate(ctx context.Context, w *walker, r *results) []dmarcResu
 	if r.author.fields > 1 {
 		return []dmarcResult{{result: resultPermError, disposition: policyReject, why: "more than one From field (RFC 5322 section 3.6)"}}
 	}
-	var list []dmarcResult
-	for _, domain := range r.author.domains {
-		list = append(list, s.evaluateDomain(ctx, w, r, domain))
+	list := make([]dmarcResult, len(r.author.domains))
+	var side beside
+	defer side.wait()
+	for i, domain := range r.author.domains {
+		if i == len(list)-1 { // here, rather than to wait
+			list[i] = s.evaluateDomain(ctx, w, r, domain)
+			break
+		}
+		// Each with questions of its own: one whose DNS is slow must not take the time of the others.
+		own := &walker{dns: w.dns, list: w.list}
+		side.run(func() { list[i] = s.evaluateDomain(ctx, own, r, domain) })
 	}
+	side.wait()
 	if r.author.unreadable {
 		list = append(list, dmarcResult{result: resultPermError, disposition: policyQuarantine, why: "the From field names no readable domain"})
 	}
