@@ -87,7 +87,13 @@ type trip struct {
 
 // offer lets the next hop know that a hop has something ready.
 func (s *schedule) offer(h *hop) {
-	if h.queued == 0 || h.elem != nil {
+	if h.queued == 0 {
+		return
+	}
+	if h.elem != nil {
+		if st := h.site; st.elem != nil && st.class() == unknown {
+			st.ring.MoveToBack(st.elem) // the newest, see turn
+		}
 		return
 	}
 	if h.site == nil || !h.suspended(s.now()) && s.stale(h) {
