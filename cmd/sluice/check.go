@@ -205,7 +205,7 @@ func newPipelineReport(c *config.Config, name string) pipelineReport {
 		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, pipeline.StageRoute, p.Route.Plugins, sdk.Defer)},
 		{Stage: pipeline.StageQueue, Does: fmt.Sprintf("tried again after %s, at most every %s; late after %s, given up after %s",
 			p.Queue.Retry, p.Queue.RetryMax, p.Queue.WarnAfter, p.Queue.GiveUpAfter)},
-		{Stage: pipeline.StageDeliver, Does: deliverDoes(p)},
+		{Stage: pipeline.StageDeliver, Does: deliverDoes(c, p)},
 	}}
 }
 

@@ -52,11 +52,14 @@ func signed(c *config.Config, name string, signing authenticate.Signing) string 
 	return "by " + strings.Join(active, ", ")
 }
 
-func deliverDoes(p *config.Pipeline) string {
+func deliverDoes(c *config.Config, p *config.Pipeline) string {
 	d := &p.Deliver
 	does := fmt.Sprintf("into local mailboxes; to other servers with tls %s", d.TLS)
-	if d.DANE {
+	switch {
+	case d.DANE && c.DNS.TrustAD:
 		does += ", DANE"
+	case d.DANE:
+		does += ", no DANE ([dns] trust_ad is false)"
 	}
 	if d.MTASTS {
 		does += ", MTA-STS"

@@ -62,7 +62,21 @@ func (s *server) startOutgoing(ctx context.Context) error {
 		Own:    o.isOwn,
 		Logger: s.logger,
 	})
+	go s.sayDANE(context.WithoutCancel(ctx))
 	return nil
+}
+
+// sayDANE says whether certificates are held against TLSA records. Nobody waits for it: mail for which that matters is
+// deferred by itself.
+func (s *server) sayDANE(ctx context.Context) {
+	if !s.config.DNS.TrustAD {
+		s.logger.Info("DANE is off", "stage", pipeline.StageDeliver, "action", "none",
+			"why", "[dns] trust_ad is false: nobody vouches for what DNS says")
+		return
+	}
+	if err := s.dns.Probe(ctx); err != nil {
+		s.logger.Warn("DANE may defer mail", "stage", pipeline.StageDeliver, "action", "none", "why", err)
+	}
 }
 
 // stop ends it after the queue: nothing is sent any more.
