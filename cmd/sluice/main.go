@@ -56,6 +56,7 @@ func (a *app) commands() []*cobra.Command {
 		a.userCommand(),
 		a.queueCommand(),
 		a.quarantineCommand(),
+		a.suppressCommand(),
 		a.traceCommand(),
 		a.routeCommand(),
 		a.dkimCommand(),

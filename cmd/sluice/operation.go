@@ -39,7 +39,8 @@ type desk struct {
 
 // operations lists them all; startControl offers each on the socket.
 func operations() []operation {
-	list := append(userOperations(), traceOperation(), queueListOperation(), queueShowOperation(), quarantineListOperation(), routeOperation(), reportShowOperation())
+	list := append(userOperations(), traceOperation(), quarantineListOperation(), routeOperation(), reportShowOperation())
+	list = append(append(list, queueOperations()...), suppressOperations()...)
 	for _, verb := range verbs {
 		list = append(list, verb.operation())
 	}
@@ -108,7 +109,7 @@ func (a *app) performHere(ctx context.Context, c *config.Config, op operation, r
 	if err != nil {
 		return err
 	}
-	d := &desk{store, queue.New(queue.Options{Store: store, Logger: logger}), func() *route.Table { return table }}
+	d := idleServer(c, store, table, logger).desk()
 	return op.run(ctx, d, raw, func(item any) error {
 		raw, err := json.Marshal(item)
 		if err != nil {
@@ -158,7 +159,7 @@ func plain(s string) string {
 // the socket.
 func (s *server) startControl(ctx context.Context) error {
 	s.control = control.NewServer(s.config.DataDir, s.logger)
-	d := &desk{s.store, s.queue, s.currentTable}
+	d := s.desk()
 	for _, op := range operations() {
 		s.control.Handle(op.name, func(ctx context.Context, request json.RawMessage, emit func(any) error) error {
 			return op.run(ctx, d, request, emit)

@@ -227,21 +227,11 @@ func (s *server) buildRoutes(ctx context.Context) (err error) {
 
 func (s *server) startQueue(ctx context.Context) error {
 	s.settings = queueSettings(s.config)
-	s.queue = queue.New(queue.Options{
-		Store:       s.store,
-		Deliver:     &deliver.Mailbox{Store: s.store, Now: time.Now},
-		Courier:     s.outgoing.courier,
-		Config:      s.queueConfig,
-		Owner:       func(alias string) string { return s.currentTable().Owner(alias) },
-		Destination: s.queueDestination,
-		Limits:      s.config.Queue,
-		Notify: &notifier{
-			author: *s.author(), hostname: s.config.Hostname, postmaster: func() string { return s.currentTable().Postmaster() },
-		},
-		Events:  s.telling.sink,
-		Observe: s.telling.metrics.Recipient,
-		Logger:  s.logger,
-	})
+	o := s.queueOptions()
+	o.Deliver = &deliver.Mailbox{Store: s.store, Now: time.Now}
+	o.Courier = s.outgoing.courier
+	o.Events, o.Observe = s.telling.sink, s.telling.metrics.Recipient
+	s.queue = queue.New(o)
 	return s.queue.Start(ctx)
 }
 
@@ -301,7 +291,7 @@ func (s *server) newPipeline(c *config.Config, name string, table *route.Table) 
 			antivirus.New(p.AntiVirus, s.askers(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins)),
 			routing,
 		},
-		Router:   routing,
+		Router:   &listRouter{routing, s.queue.Suppressed},
 		Queue:    s.queue,
 		Sealer:   s.sealer(c),
 		Mixed:    p.Mixed,

@@ -40,10 +40,12 @@ type Route func(ctx context.Context, address string) ([]pipeline.Hop, error)
 // Task is what is done by hand.
 type Task struct {
 	Verb  Verb
-	Route Route  // for ReleaseQuarantined
+	Route Route  // for ReleaseQuarantined, unless there is RouteOf
 	Via   string // for Reroute: as Hop.Via; "" asks the configuration
 	Text  string // for Bounce: what the sender is told
 	Force bool   // for Retry and Release: the suppression list forgets the addresses
+
+	RouteOf func(storage.ID) Route // Route for one entry
 
 	meant func(*Entry, *Recipient) bool // nil: all of those that the verb concerns
 }
@@ -219,7 +221,11 @@ func (h *hand) do(ctx context.Context, r *Recipient) error {
 		h.b.Delete(quarantineKey(h.entry.ID, r.Number))
 		h.remove(r)
 	case ReleaseQuarantined:
-		return h.release(ctx, r, h.task.Route)
+		route := h.task.Route
+		if h.task.RouteOf != nil {
+			route = h.task.RouteOf(h.entry.ID)
+		}
+		return h.release(ctx, r, route)
 	}
 	return nil
 }

@@ -263,3 +263,6 @@ func (m *many) comeBack(ctx context.Context) error {
 	}
 	return m.flush(ctx)
 }
+
+// Started reports whether the queue works, so that it knows next hops.
+func (q *Queue) Started() bool { return q.stop != nil }

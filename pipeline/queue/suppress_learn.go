@@ -26,7 +26,7 @@ func (q *Queue) withhold(ctx context.Context, e *live, parcels []*parcel) []*par
 				continue
 			}
 			round = append(round, &result{Recipient: r, outcome: pipeline.Outcome{
-				Kind: pipeline.Failed, Status: "5.1.1", Start: q.Now(), Text: s.words(),
+				Kind: pipeline.Failed, Status: "5.1.1", Start: q.Now(), Text: s.Words(),
 			}})
 		}
 		if p.recipients = rest; len(rest) > 0 {
@@ -37,8 +37,8 @@ func (q *Queue) withhold(ctx context.Context, e *live, parcels []*parcel) []*par
 	return kept
 }
 
-// words tell a sender why nothing is sent to an address, and who can change that.
-func (s *Suppressed) words() string {
+// Words tell a sender why nothing is sent to an address, and who can change that.
+func (s *Suppressed) Words() string {
 	text := "nothing is sent to this address any more since " + s.Since.UTC().Format(time.DateOnly)
 	if s.Reason != "" {
 		text += " (" + s.Reason + ")"
