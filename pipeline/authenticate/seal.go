@@ -31,7 +31,7 @@ type SealerOptions struct {
 // Sealer implements pipeline.Sealer: the last thing that happens to a message before Commit (RULES A6).
 //
 // What our users, our hosts and we ourselves write gets a DKIM signature for the domain of each author that is ours, with
-// each of its active keys; a subdomain that is not ours by itself is signed for by the nearest domain above it that is.
+// each of its active keys; a domain without keys is signed for by the nearest domain above it that is ours and has some.
 // Other people's mail that leaves again gets an ARC seal of the domain that received it, and never a signature, whatever
 // stands in From: whoever forges our domain would get one by writing to one of our aliases.
 //
@@ -155,7 +155,7 @@ func (w *sealing) signers(domain string) (Signing, []*dkim.Signer, error) {
 			if len(signers) == 0 && c.Sign == SignRequire {
 				return c, nil, fmt.Errorf("sign for %s: there is no active key, and dkim.sign is \"require\"; sluice dkim new %s makes one", name, name)
 			}
-			if len(signers) > 0 || name == domain {
+			if len(signers) > 0 {
 				return c, signers, nil
 			}
 		}

@@ -141,7 +141,7 @@ const ours = "From: Carol <carol@sluice.test>\nTo: bob@example.org\nSubject: hel
 func TestSealOurs(t *testing.T) {
 	domains := map[string]Signing{
 		"sluice.test": DefaultSigning(), "off.sluice.test": {Sign: SignOff}, "must.test": {Sign: SignRequire}, "none.test": {Sign: "none yet"},
-		"broken.sluice.test": DefaultSigning(), "short.test": {Sign: SignAuto, Expire: 0},
+		"broken.sluice.test": DefaultSigning(), "young.sluice.test": {Sign: "none yet"}, "short.test": {Sign: SignAuto, Expire: 0},
 	}
 	tests := []struct {
 		what   string
@@ -156,6 +156,7 @@ func TestSealOurs(t *testing.T) {
 		{"two authors", sdk.Trusted, "a@sluice.test, b@short.test", "short.test, short.test, sluice.test, sluice.test", ""},
 		{"not ours", sdk.Trusted, "a@example.org", "", ""},
 		{"a subdomain that does not sign", sdk.Login, "a@off.sluice.test", "", ""},
+		{"a subdomain of ours without keys", sdk.Login, "a@young.sluice.test", "sluice.test, sluice.test", ""},
 		{"no keys", sdk.Login, "a@none.test", "", ""},
 		{"no keys where they must be", sdk.Login, "a@must.test", "", "no active key"},
 		{"keys that cannot be read", sdk.Login, "a@broken.sluice.test", "", "input/output"},

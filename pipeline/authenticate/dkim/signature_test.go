@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -130,7 +131,12 @@ func TestParseKey(t *testing.T) {
 	bare := base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PublicKey(parsed.(*rsa.PublicKey)))
 	// 512 bits; crypto/rsa makes none so small.
 	const small = "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKFx2P1O8c8l3cZqz3Dn1fXc1Q0xqQ2FZ6J0n6o7JmC0s1hQ2zY1w6q3s5b1o0v8g9v7q6w3c2e1f4a5d6b7c8kCAwEAAQ=="
+	huge, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 8200, 1), E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct{ record, want string }{
+		{"p=" + base64.StdEncoding.EncodeToString(huge), "the RSA key has more than 8192 bits"},
 		{"v=DKIM1; k=rsa; p=" + large, ""},
 		{"p=" + large[:100] + " " + large[100:], ""},
 		{"k=RSA; p=" + bare, ""},
