@@ -69,6 +69,21 @@ const (
 	PaceNever             // it takes no mail at all: null MX (RFC 7505), no such domain, 521 or 554 as greeting
 )
 
+// String returns the word used in metrics.
+func (p Pace) String() string {
+	switch p {
+	case PaceFine:
+		return "fine"
+	case PaceSlow:
+		return "slow"
+	case PaceWait:
+		return "wait"
+	case PaceNever:
+		return "never"
+	}
+	return "same"
+}
+
 // Sent is how an attempt for a parcel ended.
 type Sent struct {
 	Outcomes []Outcome // one for each recipient, in order

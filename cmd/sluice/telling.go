@@ -55,7 +55,7 @@ func (s *server) makeTelling(context.Context) error {
 	}
 	t.alerter = events.NewAlerter(o)
 	t.metrics = metrics.New(version, metrics.Sources{
-		Plugins: s.pluginStates, Queue: func() (int, bool) { return s.queue.Depth() }, Listeners: s.listenerStats,
+		Plugins: s.pluginStates, Queue: func() (int, bool) { return s.queue.Depth() }, Listeners: s.listenerStats, Sites: s.siteStates,
 		Store: engine.Metrics, Told: t.sink.Told, Lessons: t.teacher.Counts, Alerts: t.alerter.Raised,
 	})
 	s.observer, s.alerter = t.metrics, t.alerter
@@ -119,6 +119,15 @@ func (s *server) pluginStates() []pluginhost.State {
 		return nil
 	}
 	return s.plugins.States()
+}
+
+// siteStates counts the next hops of mail that leaves, by their state.
+func (s *server) siteStates() map[string]int {
+	states := make(map[string]int)
+	for _, site := range s.queue.Sites() {
+		states[site.State]++
+	}
+	return states
 }
 
 func (s *server) listenerStats() map[string]listen.Stats {

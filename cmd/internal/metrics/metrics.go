@@ -27,6 +27,8 @@ type Metrics struct {
 	unscanned  *prometheus.CounterVec   // plugin, stage
 	refused    *prometheus.CounterVec   // plugin
 	recipients *prometheus.CounterVec   // outcome
+	attempts   *prometheus.HistogramVec // outcome
+	paces      *prometheus.CounterVec   // pace
 }
 
 // buckets reach from what an empty stage takes to the longest that a message may take.
@@ -55,6 +57,8 @@ func New(version string, s Sources) *Metrics {
 	m.unscanned = counter("unscanned_total", "Messages that went on although this plugin had not looked at them.", "plugin", "stage")
 	m.refused = counter("plugin_refused_changes_total", "Changes that a plugin asked for and may not make.", "plugin")
 	m.recipients = counter("recipients_total", "What became of recipients: delivered, deferred, bounced, quarantined, released, discarded; and messages refused.", "outcome")
+	m.attempts = histogram("remote_seconds", "How long an attempt for a recipient at another server took, by how it ended.", "outcome")
+	m.paces = counter("remote_paces_total", "What attempts said about the next hop: nothing new, fine, slow (it wants less), wait (nobody answers), never (it takes no mail).", "pace")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sluice_build_info", Help: "1, with the version as a label.",
 		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()},
@@ -89,6 +93,12 @@ func (m *Metrics) Plugin(r *pipeline.PluginReport) {
 
 // Recipient counts what became of a recipient: queue.Options.Observe.
 func (m *Metrics) Recipient(kind sdk.EventKind) { m.recipients.WithLabelValues(kind.String()).Inc() }
+
+// Remote counts an attempt with another server: queue.Options.ObserveRemote.
+func (m *Metrics) Remote(kind pipeline.OutcomeKind, pace pipeline.Pace, took time.Duration) {
+	m.attempts.WithLabelValues(kind.String()).Observe(took.Seconds())
+	m.paces.WithLabelValues(pace.String()).Inc()
+}
 
 // WriteText writes everything in the text format of Prometheus, version 0.0.4.
 func (m *Metrics) WriteText(w io.Writer) error {

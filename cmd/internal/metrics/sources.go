@@ -16,6 +16,7 @@ import (
 type Sources struct {
 	Plugins   func() []pluginhost.State
 	Queue     func() (inMemory int, more bool)
+	Sites     func() map[string]int // next hops by their state
 	Listeners func() map[string]listen.Stats
 	Store     func() map[string]float64 // kv.Engine.Metrics
 	Told      func() (told map[sdk.EventKind]uint64, dropped uint64)
@@ -41,6 +42,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		n, more := c.s.Queue()
 		e.gauge("queue_entries", "Messages of the queue in memory.", float64(n))
 		e.gauge("queue_more", "1: more messages wait on disk for their turn.", truth(more))
+	}
+	if c.s.Sites != nil {
+		for state, n := range c.s.Sites() {
+			e.gauge("next_hops", "Next hops that mail waits for or goes to, by their state.", float64(n), "state", state)
+		}
 	}
 	if c.s.Listeners != nil {
 		for name, l := range c.s.Listeners() {
