@@ -30,6 +30,7 @@ type attempt struct {
 	session  *session // that had the last word, to be given back
 	best     *trouble // the most telling of all
 	hopes    int      // troubles that may be over later
+	private  bool     // a trouble says nothing about other messages to the same servers
 	loop     bool     // the server is ourselves: those behind it would only send the mail back (RFC 5321 section 5.1)
 	answered bool     // somebody has an answer, or nobody can know
 	fine     bool     // a message was taken
@@ -117,14 +118,12 @@ func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain
 		a.call(ctx, a.dialer(t, nil, rules, netip.AddrPort{}))
 		return
 	}
-	addrs, secure, err := a.r.Finder.Addresses(ctx, t.host, rules)
+	addrs, _, err := a.r.Finder.Addresses(ctx, t.host, rules)
 	if err != nil {
 		a.note(a.unknown(t, err))
 		return
 	}
-	host := t.host
-	host.Secure = host.Secure && secure
-	policy, err := domain.Host(ctx, host)
+	policy, err := domain.Host(ctx, t.host)
 	if err != nil {
 		a.note(a.policyTrouble(t, err))
 		return
@@ -220,8 +219,11 @@ func (a *attempt) note(t *trouble) {
 	if !t.never {
 		a.hopes++
 	}
-	if t.pace == pipeline.PaceSlow {
+	switch t.pace {
+	case pipeline.PaceSlow:
 		a.slow = t.line()
+	case pipeline.PaceSame:
+		a.private = true
 	}
 	switch {
 	case a.best == nil, a.best.reply.Code == 0 && t.reply.Code != 0, a.best.never && !t.never && a.best.reply.Code == 0:
@@ -235,21 +237,23 @@ func (a *attempt) unknown(t *target, err error) *trouble {
 	if !mx.Temporary(err) {
 		tr.never, tr.status = true, statusOfDNS(err)
 		a.loop = errors.Is(err, mx.ErrSelf) && !a.plan.fixed
+		if f := mx.Families(a.config.Families); errors.Is(err, mx.ErrForbidden) && !errors.Is(err, mx.ErrSelf) || f == mx.IP4 || f == mx.IP6 {
+			tr.pace = pipeline.PaceSame // another pipeline may be allowed to go there
+		}
 	}
 	return tr
 }
 
 // policyTrouble is a server, or with nil a domain, that TLS policy does not let us send to now.
 func (a *attempt) policyTrouble(t *target, err error) *trouble {
-	tr := &trouble{text: clean(err.Error()), status: "4.7.5", pace: pipeline.PaceWait}
+	// Other domains with the same servers have other policies, and other messages may not ask for TLS: they do not wait for this one.
+	tr := &trouble{text: clean(err.Error()), status: "4.7.5", pace: pipeline.PaceSame}
 	if t != nil {
 		tr.name, tr.remote = t.String(), t.String()
 	}
 	var policy *tlspolicy.Error
 	if errors.As(err, &policy) {
-		if tr.never = policy.Permanent; a.p.Params.TLS {
-			tr.pace = pipeline.PaceSame // another message may not ask for it
-		}
+		tr.never = policy.Permanent
 		if policy.Status != "" {
 			tr.status = policy.Status
 		}
@@ -281,7 +285,7 @@ func (a *attempt) result() pipeline.Sent {
 		s.Pace, s.Why = pipeline.PaceSlow, a.slow
 	case a.fine:
 		s.Pace = pipeline.PaceFine
-	case a.answered || a.best == nil || a.best.pace == pipeline.PaceSame:
+	case a.answered || a.best == nil || a.private:
 	case a.best.never && a.hopes == 0:
 		s.Pace, s.Why = pipeline.PaceNever, why
 	default:

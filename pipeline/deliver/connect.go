@@ -166,7 +166,7 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 	}
 	t := d.lost("connect", err, "4.4.1")
 	if errors.Is(err, mx.ErrForbidden) {
-		t.text, t.status, t.never = clean(err.Error()), "5.4.4", true
+		t.text, t.status, t.never, t.pace = clean(err.Error()), "5.4.4", true, pipeline.PaceSame
 		if errors.Is(err, mx.ErrSelf) {
 			t.status, d.a.loop = "5.4.6", !d.a.plan.fixed
 		}
@@ -247,7 +247,11 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 	if !s.conn.Extensions.StartTLS {
 		d.learn(s, tlspolicy.Result{})
 		if !p.Plain() {
-			t := d.unsafe("TLS is demanded ("+p.Source+") and not offered", nil)
+			text := "TLS is demanded (" + p.Source + ") and not offered"
+			if p.Source == "remembered" {
+				text = clean(p.Missing().Error())
+			}
+			t := d.unsafe(text, nil)
 			if p.RequireTLS { // RFC 8689 section 4.2.1: it cannot offer REQUIRETLS either
 				t.status, t.never, t.pace = "5.7.30", true, pipeline.PaceSame
 			}
@@ -359,9 +363,13 @@ func (d *dialer) lost(doing string, err error, status string) *trouble {
 	return d.trouble(doing+": "+cause(err), status)
 }
 
-// unsafe is a connection that is not protected as the policy wants: later it may be.
+// unsafe is a connection that is not protected as the policy wants: later it may be. The policy is that of the domain, and others
+// with the same servers do not wait for it, but for a relay's.
 func (d *dialer) unsafe(text string, err error) *trouble {
 	t := d.trouble(text, "4.7.5")
+	if !d.a.plan.fixed {
+		t.pace = pipeline.PaceSame
+	}
 	var policy *tlspolicy.Error
 	if errors.As(err, &policy) && policy.Status != "" {
 		t.status = policy.Status

@@ -164,13 +164,22 @@ func (r *Remote) NextHop(ctx context.Context, domain, via string) (pipeline.Next
 		}
 		return hop, nil
 	case definite(err):
-		key := clipKey(strings.ToLower(domain)) // Send says why
+		key := noHop(domain, via, err) // Send says why
 		if fromMX {
 			r.hops.put(domain, key, now)
 		}
 		return pipeline.NextHop{Key: key}, nil
 	}
 	return pipeline.NextHop{}, fmt.Errorf("find the next hop of %s: %w", domain, err)
+}
+
+// noHop is the key of a next hop that is none. It is no server's: a host that takes no mail for its own name (RFC 7505) may well
+// be the server of other domains, and nothing that is said about the one holds for the other.
+func noHop(domain, via string, err error) string {
+	if errors.Is(err, errVia) {
+		return clipKey("none:" + strings.ToLower(via))
+	}
+	return clipKey("none:" + strings.ToLower(domain))
 }
 
 // definite reports whether another attempt would meet the same error.
