@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -27,7 +28,8 @@ const (
 	demoSender   = "bob@example.org"
 )
 
-// demoConfig is the whole configuration of the demo; %s is its DNS server.
+// demoConfig is the whole configuration of the demo; the first %s is its DNS server, the second the server at which its
+// mail to others arrives.
 const demoConfig = `hostname = "mx.example.test"
 data_dir = "data"
 
@@ -56,6 +58,9 @@ allow_plaintext_login = true
 [domain."example.test"]
 aliases = { postmaster = "alice@example.test" }
 
+[relay."example.org"]
+hosts = ["%s"]
+
 [pipeline.inbound.anti-spam]
 plugins = ["gtube"]
 junk_at = 6.0
@@ -66,9 +71,13 @@ plugins = ["eicar"]
 on_infected = "reject"
 `
 
-// demoZone is what the demo's DNS says: the sender's domain lets this machine
-// send, and asks to refuse everybody else.
+// demoZone is what the demo's DNS says: both domains let this machine send, and ask
+// to refuse everybody else.
 const demoZone = `
+example.test.              IN MX 10 mx.example.test.
+example.test.              IN TXT "v=spf1 ip4:127.0.0.1 -all"
+_dmarc.example.test.       IN TXT "v=DMARC1; p=reject"
+mx.example.test.           IN A 127.0.0.1
 example.org.               IN A 127.0.0.1
 example.org.               IN TXT "v=spf1 ip4:127.0.0.1 -all"
 _dmarc.example.org.        IN TXT "v=DMARC1; p=reject"
@@ -80,7 +89,7 @@ func (a *app) demoCommand() *cobra.Command {
 	var exit bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "run everything in a temporary directory: three messages in, filtered by plugins, stored, read back",
+		Short: "run everything in a temporary directory: three messages in, filtered by plugins, stored, read back; one out, signed",
 		Args:  exactArgs(),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context(), exit) },
 	}
@@ -94,38 +103,71 @@ func (a *app) demo(ctx context.Context, exit bool) error {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	dns, stopDNS, err := resolvertest.Start(demoZone)
+	record, err := demoKeys(filepath.Join(dir, "data"))
+	if err != nil {
+		return err
+	}
+	dns, stopDNS, err := resolvertest.Start(demoZone + record)
 	if err != nil {
 		return fmt.Errorf("start the demo's DNS: %w", err)
 	}
 	defer stopDNS()
-	file := filepath.Join(dir, "sluice.toml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, demoConfig, dns), 0o600); err != nil {
-		return fmt.Errorf("write the demo's configuration: %w", err)
-	}
-	c, err := config.Load(file, config.Options{})
+	var log lockedBuffer
+	world, err := startDemo(ctx, dir, "world.toml", fmt.Sprintf(worldConfig, dns), &log)
 	if err != nil {
 		return err
 	}
-	var log bytes.Buffer
-	s := &server{config: c, logger: slog.New(slog.NewTextHandler(&log, nil))}
-	if err := s.start(ctx); err != nil {
-		return fmt.Errorf("start the demo's server: %w", err)
+	home, err := startDemo(ctx, dir, "sluice.toml", fmt.Sprintf(demoConfig, dns, world.address("mx")), &log)
+	if err == nil {
+		err = errors.Join((&demo{app: a, server: home, world: world, dir: dir}).run(ctx, exit), home.stop())
 	}
-	err = (&demo{app: a, server: s, dir: dir}).run(ctx, exit)
-	if stopErr := s.stop(); err == nil {
-		err = stopErr
-	}
+	err = errors.Join(err, world.stop())
 	if err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintf(a.stderr, "The server's log:\n%s", log.String())
+		fmt.Fprintf(a.stderr, "The servers' log:\n%s", log.String())
 	}
 	return err
 }
 
-// demo is one run of the demo against its server.
+// startDemo starts one of the demo's servers.
+func startDemo(ctx context.Context, dir, name, text string, log io.Writer) (*server, error) {
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return nil, fmt.Errorf("write the demo's configuration: %w", err)
+	}
+	c, err := config.Load(file, config.Options{})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{config: c, logger: slog.New(slog.NewTextHandler(log, nil))}
+	if err := s.start(ctx); err != nil {
+		return nil, fmt.Errorf("start the demo's server %s: %w", c.Hostname, err)
+	}
+	return s, nil
+}
+
+// lockedBuffer is the log of both servers.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// demo is one run of the demo against its server, and the one to which that sends.
 type demo struct {
 	*app
 	server *server
+	world  *server
 	dir    string
 	failed []string
 }
@@ -159,10 +201,13 @@ func (d *demo) run(ctx context.Context, exit bool) error {
 	if err := d.readPOP3(ctx); err != nil {
 		return err
 	}
+	if err := d.answer(ctx); err != nil {
+		return err
+	}
 	if len(d.failed) > 0 {
 		return fmt.Errorf("the demo did not go as it should: %s", strings.Join(d.failed, "; "))
 	}
-	fmt.Fprintln(d.stdout, "All held: the clean one is in INBOX, the spam in Junk, the virus was refused before we took it.")
+	fmt.Fprintln(d.stdout, "All held: the clean one is in INBOX, the spam in Junk, the virus was refused before we took it, and the answer arrived, signed.")
 	if exit {
 		return nil
 	}
