@@ -62,6 +62,10 @@ type Outcome struct {
 	Status  string // enhanced status code (RFC 3463), also where no server answered
 	TLS     string // "TLS 1.3, TLS_AES_128_GCM_SHA256, dane", or "" without
 	Relayed bool   // delivered, to a server that does not send success reports (RFC 3461 section 6.2.7.4)
+
+	// Again says of one that is delayed that it was not tried: the server takes it in another transaction, at once, when what it
+	// has taken in this one is durable (RULES B8). It is no attempt. Others of the same parcel are not Again.
+	Again bool
 }
 
 // Deliverer takes messages over one kind of hop. Deliver is called from the

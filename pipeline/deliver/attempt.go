@@ -34,6 +34,7 @@ type attempt struct {
 	loop     bool     // the server is ourselves: those behind it would only send the mail back (RFC 5321 section 5.1)
 	answered bool     // somebody has an answer, or nobody can know
 	fine     bool     // a message was taken
+	taken    int      // for so many recipients
 	slow     string   // why we should send less
 	ours     error    // what is wrong on our side
 }

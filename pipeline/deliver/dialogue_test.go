@@ -129,6 +129,9 @@ func playDialogue(t *testing.T, text string) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		sent, done, err = r.Send(ctx, hop, s.parcel())
 		done()
+		if err == nil {
+			s.follow(ctx, r, hop, &sent)
+		}
 		cancel()
 	}
 	r.Close()
@@ -154,6 +157,39 @@ func (s *scene) parcel() *pipeline.Parcel {
 		Open: func(context.Context) (pipeline.Octets, error) {
 			return octets{strings.NewReader(s.content)}, nil
 		},
+	}
+}
+
+// follow sends to those who are to come again, as the queue does.
+func (s *scene) follow(ctx context.Context, r *Remote, hop pipeline.NextHop, sent *pipeline.Sent) {
+	for left := len(sent.Outcomes); ; {
+		p := s.parcel()
+		p.Recipients = nil
+		var at []int
+		for i, o := range sent.Outcomes {
+			if o.Again {
+				p.Recipients = append(p.Recipients, s.to[i])
+				at = append(at, i)
+			}
+		}
+		if len(at) == 0 {
+			return
+		}
+		if len(at) >= left {
+			s.fault("nobody of %d got an answer", left)
+			return
+		}
+		left = len(at)
+		more, done, err := r.Send(ctx, hop, p)
+		done()
+		if err != nil {
+			s.fault("to those left: %v", err)
+			return
+		}
+		for n, i := range at {
+			sent.Outcomes[i] = more.Outcomes[n]
+		}
+		sent.Pace, sent.Why = more.Pace, more.Why
 	}
 }
 

@@ -84,7 +84,7 @@ func TestNextHop(t *testing.T) {
 	for _, c := range []struct{ domain, via, want string }{
 		{"many.test", "", "z.many.test,a.many.test,b.many.test"},
 		{"null.test", "", "none:null.test"},
-		{"host.null.test", "", "null.test"} /* the same name as a server */,
+		{"host.null.test", "", "null.test"}, // the same name as that of a server
 		{"ours.test", "", "none:ours.test"},
 		{"absent.test", "", "none:absent.test"},
 		{"implicit.test", "", "implicit.test"},
@@ -195,6 +195,45 @@ func TestSocketInTheFileSystem(t *testing.T) {
 	}
 	r.Close()
 	if got := <-said; !strings.HasPrefix(got, "LHLO client.example.org\r\nMAIL") || !strings.HasSuffix(got, "\r\n.\r\nQUIT\r\n") {
+		t.Errorf("it said %q", got)
+	}
+}
+
+// TestTakenIsDurableFirst: what was taken has to be durable before the connection has another transaction (RULES B8). Those who are
+// left are to come again.
+func TestTakenIsDurableFirst(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lmtp")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	said := make(chan string, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		said <- converse(conn)
+	}()
+	r := asking(t, resolvertest.MustParse(zoneText), func(_ *Options, c *Config) { c.MaxRecipients = 1 })
+	p := parcelTo("many.test")
+	p.Via = "lmtp://" + path
+	p.Recipients = append(p.Recipients, pipeline.ParcelRecipient{Address: "alice@many.test"})
+	sent, done, err := r.Send(t.Context(), pipeline.NextHop{}, p)
+	if err != nil || sent.Outcomes[0].Kind != pipeline.Delivered || sent.Outcomes[0].Again ||
+		sent.Outcomes[1].Kind != pipeline.Delayed || !sent.Outcomes[1].Again || sent.Pace != pipeline.PaceFine {
+		t.Fatalf("%+v, %v", sent, err)
+	}
+	done()
+	p.Recipients = p.Recipients[1:]
+	if sent, done, err = r.Send(t.Context(), pipeline.NextHop{}, p); err != nil || sent.Outcomes[0].Kind != pipeline.Delivered {
+		t.Fatalf("%+v, %v", sent, err)
+	}
+	done()
+	r.Close()
+	if got := <-said; strings.Count(got, "LHLO") != 1 || strings.Count(got, "MAIL FROM") != 2 {
 		t.Errorf("it said %q", got)
 	}
 }

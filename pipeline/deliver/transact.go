@@ -77,7 +77,8 @@ const (
 	spent                  // the connection has had all its transactions, and some recipients need another
 )
 
-// transact makes as many transactions as it takes on one connection.
+// transact makes as many transactions as it takes on one connection, until the server has taken the message for somebody: that has
+// to be durable before the next one (RULES B8), and the recipients who are left come again.
 func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 	limit := max(1, a.config.MaxRecipients)
 	if n := s.conn.Extensions.RcptMax; n > 0 {
@@ -101,11 +102,15 @@ func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 		if first && result.Mail.Code == 0 && result.Err != nil || first && result.Mail.Code == 421 {
 			return stale, nil
 		}
-		before := a.left()
+		before, taken := a.left(), a.taken
 		if t := a.apply(s, d, batch, &result); t != nil {
 			return moveOn, t
 		}
 		if a.ours != nil {
+			return settled, nil
+		}
+		if a.taken > taken {
+			a.postpone()
 			return settled, nil
 		}
 		if a.left() == before { // not one more: it would go on like this
@@ -113,6 +118,16 @@ func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 		}
 	}
 	return settled, nil
+}
+
+// postpone leaves those without an outcome to another parcel.
+func (a *attempt) postpone() {
+	for _, i := range a.open {
+		a.outcomes[i] = pipeline.Outcome{
+			Kind: pipeline.Delayed, Again: true, Text: "follows in another transaction", Status: "4.5.3", Start: a.start,
+		}
+	}
+	a.open = a.open[:0]
 }
 
 // fitting returns the next recipients for this server. Those whose mail it cannot take as it is get their answer now (RULES A6).
@@ -156,6 +171,7 @@ func (a *attempt) settle(i int, s *session, d *dialer, kind pipeline.OutcomeKind
 	a.answered = true
 	if kind == pipeline.Delivered {
 		a.fine = true
+		a.taken++
 	}
 	if slowing(reply) {
 		a.slow = s.name + ": " + reply.String()
@@ -206,18 +222,21 @@ func (a *attempt) apply(s *session, d *dialer, batch []int, r *wire.Result) *tro
 	if !r.Mail.OK() {
 		return a.failing(s, d, r.Mail, r.Err, atMail)
 	}
-	accepted := 0
+	accepted, refused := 0, false
 	for n := range batch {
 		if r.Rcpt[n].OK() {
 			accepted++
 		}
+		refused = refused || r.Rcpt[n].Permanent() && !tooMany(r.Rcpt[n])
 	}
 	var goodbye *trouble
 	for n, i := range batch {
 		reply, at := r.Rcpt[n], atRcpt
 		switch {
-		case accepted > 0 && tooMany(reply): // in another transaction
+		case tooMany(reply) && (accepted > 0 || refused): // in another transaction
 			s.taken = accepted
+		case tooMany(reply): // also as 552, which means never otherwise (RFC 5321 section 4.5.3.1.10)
+			a.settle(i, s, d, pipeline.Delayed, "", statusOf(reply, at), reply)
 		case reply.Permanent():
 			a.settle(i, s, d, pipeline.Failed, "", statusOf(reply, at), reply)
 		case reply.Code == 421:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -45,13 +46,17 @@ func (q *Queue) travel(ctx context.Context, t *trip) (sent pipeline.Sent) {
 	if len(known) > 0 { // sent before, and not in the store yet
 		q.settleRemote(ctx, e, known)
 	}
-	for _, p := range q.withhold(ctx, e, parcels) {
+	for parcels = q.withhold(ctx, e, parcels); len(parcels) > 0; parcels = parcels[1:] {
 		if ctx.Err() != nil || q.isClosed() {
 			break // stopping: what is not settled is on disk
 		}
-		sent = q.transfer(ctx, t, p)
+		var again *parcel
+		sent, again = q.transfer(ctx, t, parcels[0])
 		if sent.Pace == pipeline.PaceWait || sent.Pace == pipeline.PaceNever {
 			break
+		}
+		if again != nil {
+			parcels = slices.Insert(parcels, 1, again)
 		}
 	}
 	return sent
@@ -105,11 +110,10 @@ func addTo(parcels []*parcel, r *Recipient) []*parcel {
 }
 
 // transfer makes the attempt for one parcel, settles it, and lets the connection go on when that is durable
-// (RULES B8).
-func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) pipeline.Sent {
+// (RULES B8). again are those whom the server takes in another transaction; there are fewer of them than in p.
+func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) (sent pipeline.Sent, again *parcel) {
 	e := t.part.e
 	start := q.Now()
-	var sent pipeline.Sent
 	done, err := func() {}, error(nil)
 	if t.never != nil {
 		sent = pipeline.Sent{Outcomes: make([]pipeline.Outcome, len(p.recipients))}
@@ -125,13 +129,18 @@ func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) pipeline.Sent 
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return pipeline.Sent{} // stopping: it is as if nothing had been tried
+			return pipeline.Sent{}, nil // stopping: it is as if nothing had been tried
 		}
 		q.Logger.Error("delivery failed", "id", e.ID, "stage", pipeline.StageDeliver, "action", "retry", "domain", t.part.hop.domain, "why", err)
 		sent = pipeline.Sent{}
 	}
 	var round []*result
+	rest := &parcel{variant: p.variant, sender: p.sender}
 	for i, r := range p.recipients {
+		if err == nil && sent.Outcomes[i].Again && len(rest.recipients) < len(p.recipients)-1 {
+			rest.recipients = append(rest.recipients, r)
+			continue
+		}
 		one := &result{Recipient: r, ours: err != nil, attempted: t.never == nil}
 		one.outcome = pipeline.Outcome{Kind: pipeline.Delayed, Text: "a temporary problem here", Start: start}
 		if err == nil {
@@ -152,7 +161,10 @@ func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) pipeline.Sent 
 		}
 	}
 	q.settleRemote(context.WithoutCancel(ctx), e, round)
-	return sent
+	if len(rest.recipients) > 0 {
+		again = rest
+	}
+	return sent, again
 }
 
 // send asks the courier. A panic there ends the attempt, not the process.
