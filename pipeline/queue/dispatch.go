@@ -15,7 +15,7 @@ type remote struct {
 	rings [classes]list.List // of *site that can begin something, by class
 	begun [classes]int       // what is in flight
 	most  int                // at once
-	late  bool               // of new sites the oldest is next
+	late  bool               // see turn
 
 	asks    []*hop // whose next hop has to be found out
 	asking  int
@@ -28,18 +28,6 @@ type remote struct {
 	find     func(*hop)  // begins to find out a next hop; does not block
 }
 
-// class says how much is known of a site. What is proven goes before what is new, and that before what fails, and each class
-// leaves something for the others: neither thousands of dead destinations nor a flood for living ones can take all
-// connections.
-type class uint8
-
-const (
-	good class = iota
-	unknown
-	failing
-	classes
-)
-
 // maxAsking bounds how many next hops are being found out at once.
 const maxAsking = 256
 
@@ -48,31 +36,6 @@ const maxSites = 50_000
 
 func (r *remote) init(most int) {
 	r.sites, r.most, r.reviews = make(map[string]*site), most, make(chan string, 10_000)
-}
-
-func (st *site) class() class {
-	switch {
-	case st.failures > 0:
-		return failing
-	case st.proven:
-		return good
-	}
-	return unknown
-}
-
-// room reports whether another trip of a class may begin. Failing ones have a quarter of all connections, new and failing
-// ones three quarters, and an eighth is kept from the proven ones.
-func (r *remote) room(c class) bool {
-	all := r.begun[good] + r.begun[unknown] + r.begun[failing]
-	switch {
-	case all >= r.most:
-		return false
-	case c == good:
-		return r.begun[good] < max(r.most-max(r.most/8, 1), 1)
-	case c == failing && r.begun[failing] >= max(r.most/4, 1):
-		return false
-	}
-	return r.begun[unknown]+r.begun[failing] < max(r.most*3/4, 1)
 }
 
 // trip is one part on its way to another server.
@@ -90,17 +53,12 @@ func (s *schedule) offer(h *hop) {
 	if h.queued == 0 {
 		return
 	}
-	if h.elem != nil {
-		if st := h.site; st.elem != nil && st.class() == unknown {
-			st.ring.MoveToBack(st.elem) // the newest, see turn
-		}
-		return
-	}
-	if h.site == nil || !h.suspended(s.now()) && s.stale(h) {
+	if st := h.site; st == nil || h.elem == nil && !h.suspended(s.now()) && s.stale(h) {
 		s.ask(h)
 		return
+	} else if h.elem == nil {
+		h.elem = st.turns.PushBack(h)
 	}
-	h.elem = h.site.turns.PushBack(h)
 	s.enlist(h.site)
 }
 
@@ -113,13 +71,19 @@ func (s *schedule) withdrawIdle(h *hop) {
 	h.elem = nil
 }
 
-// enlist puts a site among those that can begin something.
+// enlist puts a site among those of its class that can begin something.
 func (s *schedule) enlist(st *site) {
-	if st.elem != nil || st.turns.Len() == 0 || st.inflight >= st.limit(math.MaxInt) {
+	if st.turns.Len() == 0 || st.inflight >= st.limit(math.MaxInt) {
 		return
 	}
-	st.ring = &s.remote.rings[st.class()]
-	st.elem = st.ring.PushBack(st)
+	ring := &s.remote.rings[st.class(s.now())]
+	if st.elem != nil {
+		if st.ring == ring {
+			return
+		}
+		st.delist()
+	}
+	st.ring, st.elem = ring, ring.PushBack(st)
 }
 
 func (st *site) delist() {
@@ -136,7 +100,7 @@ func (s *schedule) dispatch() {
 	}
 	r := &s.remote
 	for len(r.asks) > 0 && r.asking < maxAsking {
-		h := r.asks[0] // the newest and the oldest take turns, as in turn
+		h := r.asks[0] // the newest and the oldest take turns: a fresh message does not wait behind thousands of them
 		if r.lateAsk = !r.lateAsk; r.lateAsk {
 			h = r.asks[len(r.asks)-1]
 			r.asks = r.asks[:len(r.asks)-1]
@@ -161,8 +125,12 @@ func (s *schedule) pick() *trip {
 	for c := range classes {
 		ring := &s.remote.rings[c]
 		for ring.Len() > 0 && s.remote.room(c) {
-			st := s.turn(c, ring)
+			st := s.remote.turn(c)
 			st.delist()
+			if st.class(now) != c { // it is not recent any more
+				s.enlist(st)
+				continue
+			}
 			if t := s.begin(st, now); t != nil {
 				s.enlist(st)
 				return t
@@ -170,17 +138,6 @@ func (s *schedule) pick() *trip {
 		}
 	}
 	return nil
-}
-
-// turn says which site of a class is next. Of those that nothing is known of yet, the newest and the oldest take turns:
-// a fresh message does not wait behind thousands of them, and none of them for ever.
-func (s *schedule) turn(c class, ring *list.List) *site {
-	if c == unknown {
-		if s.remote.late = !s.remote.late; s.remote.late {
-			return ring.Back().Value.(*site)
-		}
-	}
-	return ring.Front().Value.(*site)
 }
 
 // begin takes the next part of a site, or nil if nothing may begin now: then a later event enlists it again.
@@ -213,7 +170,7 @@ func (s *schedule) begin(st *site, now time.Time) *trip {
 		p.e.busy++
 		st.inflight++
 		st.used = now
-		c := st.class()
+		c := st.class(now)
 		s.remote.begun[c]++
 		return &trip{part: p, site: st, class: c, round: st.round, never: st.never, key: pipeline.NextHop{Key: st.key}}
 	}
@@ -228,7 +185,7 @@ func (s *schedule) finish(t *trip, sent *pipeline.Sent, l left, luck float64) {
 	st.inflight--
 	s.remote.begun[t.class]--
 	tt := s.remote.settings(h.pipeline, h.domain)
-	before := st.class()
+	before := st.class(now)
 	switch sent.Pace {
 	case pipeline.PaceFine:
 		st.fine(true, tt.connections)
@@ -248,7 +205,7 @@ func (s *schedule) finish(t *trip, sent *pipeline.Sent, l left, luck float64) {
 			st.refuse(sent, now)
 		}
 	}
-	if st.class() != before {
+	if st.class(now) != before {
 		st.delist()
 	}
 	if before == failing && st.failures == 0 {
@@ -362,6 +319,7 @@ func (s *schedule) attach(h *hop, st *site) {
 		delete(h.site.hops, h)
 	}
 	h.site = st
+	st.fresh = later(st.fresh, h.fresh)
 	if st.hops == nil {
 		st.hops = make(map[*hop]struct{}, 1)
 	}

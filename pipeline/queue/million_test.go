@@ -38,6 +38,11 @@ func TestMillion(t *testing.T) {
 		if n == 1 {
 			m.messages = 1_000_000
 		}
+		if text := os.Getenv("MILLION_TIMEOUT"); text != "" { // of a connection to a dead destination, in place of 30 s
+			if m.timeout, err = time.ParseDuration(text); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	m.dir = t.TempDir()
 	m.gate = make(chan struct{})

@@ -10,8 +10,8 @@ import (
 
 // What waits for a suspended site is not touched: it stays on disk under its due keys. But senders are to be told
 // that it is late, and in the end that it failed. So each time a site is suspended again its entries are reviewed. An
-// entry's age stands in its ID, and its due key says when it was looked at last; so the keys alone say which
-// entries have to be read, and a review of a hundred thousand is a scan of a few megabytes.
+// entry's age stands in its ID, and its due key says about when it was looked at last; so the keys alone say which
+// entries can't need a word, and a review of a hundred thousand is a scan of a few megabytes.
 
 // suspended asks for a review of a site.
 func (r *remote) suspended(st *site) {
@@ -70,8 +70,9 @@ func (q *Queue) reviewHop(ctx context.Context, h parked) error {
 	return q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place) (bool, error) {
 		t := q.timetable(h.pipeline, h.domain)
 		age := now.Sub(p.id.Time())
-		looked := time.Unix(int64(p.minute)*60, 0).Sub(p.id.Time()) // how old it was when its due key was written
-		warn := t.warnAfter > 0 && age >= t.warnAfter && looked < t.warnAfter+time.Minute
+		due := time.Unix(int64(p.minute)*60, 0).Sub(p.id.Time()) // how old it was then
+		decided := due - t.retryMax - t.retryMax/8 - time.Minute // and at least, when that was decided
+		warn := t.warnAfter > 0 && age >= t.warnAfter && decided < t.warnAfter
 		if p.id == last || !warn && age < t.giveUpAfter {
 			return true, ctx.Err()
 		}

@@ -42,7 +42,7 @@ type schedule struct {
 func (s *schedule) init(now func() time.Time, window int, limits Limits) {
 	s.now = now
 	s.entries, s.seized, s.hops = make(map[storage.ID]*live), make(map[storage.ID]bool), make(map[string]*hop)
-	s.memory = memory{local: window, most: limits.Memory}
+	s.memory = memory{local: window, most: limits.Memory, hops: maxHops}
 	s.remote.init(limits.Connections)
 	s.local = s.hop(localHop, "", "")
 	s.cond = sync.NewCond(&s.mu)
@@ -79,6 +79,7 @@ func (s *schedule) launch(e *live, pos kv.Pos) {
 	s.divide(e)
 	s.weigh(e)
 	for _, p := range e.parts {
+		p.hop.renew(s.now())
 		if s.roomFor(p) {
 			s.enter(p)
 		} else {

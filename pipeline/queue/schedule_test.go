@@ -152,8 +152,11 @@ func TestClassesLeaveRoom(t *testing.T) {
 		if f := fill(failing); f != most/4 {
 			t.Errorf("of %d, failing ones take %d", most, f)
 		}
-		if n := fill(unknown); n+r.begun[failing] != most*3/4 {
-			t.Errorf("of %d, new ones take %d", most, n)
+		if n := fill(unknown); n+r.begun[failing] != most/2 {
+			t.Errorf("of %d, unknown ones take %d", most, n)
+		}
+		if n := fill(recent); n+most/2 != most*3/4 {
+			t.Errorf("of %d, recent ones take %d", most, n)
 		}
 		if g := fill(good); g != most-most*3/4 {
 			t.Errorf("of %d, %d are left for good ones", most, g)
@@ -162,7 +165,7 @@ func TestClassesLeaveRoom(t *testing.T) {
 		if g := fill(good); g >= most {
 			t.Errorf("good ones take all of %d", most)
 		}
-		if !r.room(unknown) || !r.room(failing) {
+		if !r.room(recent) || !r.room(unknown) || !r.room(failing) {
 			t.Errorf("good ones leave nothing of %d", most)
 		}
 	}

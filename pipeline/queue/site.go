@@ -26,6 +26,7 @@ type site struct {
 	round      int     // counts suspensions: what was begun before one does not count as another
 	inflight   int
 	used       time.Time
+	fresh      time.Time // when something new came for it
 
 	until time.Time // nothing is begun before
 	why   string    // it can't be used, or is slow

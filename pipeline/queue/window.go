@@ -16,6 +16,7 @@ type hop struct {
 	from   place // due keys from here on may stand on disk alone; nowhere: none
 	hungry bool  // among schedule.hungry
 	used   time.Time
+	fresh  time.Time // when something new came for it
 
 	lanes map[string]*lane // of those that are ready, by sender
 	turns list.List        // of *lane: whose turn it is
@@ -38,6 +39,7 @@ type memory struct {
 	local    int // entries that stay here
 	most     int // recipients of entries that leave
 	total    int // of them there are
+	hops     int // that may be known at once
 	squeezed time.Time
 }
 
@@ -94,6 +96,21 @@ func (h *hop) push(p *part) {
 	h.queued++
 }
 
+// renew takes note of a message that has just come.
+func (h *hop) renew(now time.Time) {
+	h.fresh = later(h.fresh, now)
+	if h.site != nil {
+		h.site.fresh = h.fresh
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // pull takes a part out of its lane.
 func (h *hop) pull(p *part) {
 	l := p.lane
@@ -126,7 +143,7 @@ func (s *schedule) leaveOut(p *part) { s.note(p.hop, p.place()) }
 
 // note takes note that a hop has something on disk alone from a place on.
 func (s *schedule) note(h *hop, at place) {
-	if len(s.hops) > maxHops && h.count == 0 && !h.resolving && h != s.local {
+	if len(s.hops) > s.memory.hops && h.count == 0 && !h.resolving && h != s.local {
 		s.dropHop(h)
 		s.lost = true
 		return
