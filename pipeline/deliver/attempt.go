@@ -87,7 +87,7 @@ func (a *attempt) policies(ctx context.Context) (*tlspolicy.Domain, error) {
 	}
 	return a.r.Policies.Domain(ctx, tlspolicy.Asked{
 		Domain: a.p.Domain, Exchangers: a.plan.exchangers, Level: level, RequireTLS: a.p.Params.TLS, Fixed: a.plan.fixed,
-		DANE: a.config.DANE, MTASTS: a.config.MTASTS,
+		DANE: a.config.DANE, MTASTS: a.config.MTASTS, Optional: a.content.NoTLS,
 
 		// TLS reports have a null sender, like all that we write ourselves: reported about, they would lead to a report
 		// on every day for ever (RFC 8460 section 3). Bounces are left out with them.

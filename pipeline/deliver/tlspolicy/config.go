@@ -43,7 +43,7 @@ func (p *Policy) Config(host string) *tls.Config {
 	if p.records != nil {
 		c.ServerName = p.records.Base
 	}
-	if p.Plain() {
+	if p.weak() {
 		c.MinVersion = tls.VersionTLS10
 		c.CipherSuites = opportunisticSuites()
 	}
@@ -93,7 +93,7 @@ func (p *Policy) Check(state *tls.ConnectionState) error {
 		}
 		return p.Missing()
 	}
-	if !p.Plain() && state.Version < tls.VersionTLS12 {
+	if !p.weak() && state.Version < tls.VersionTLS12 {
 		return &Error{Type: tlsrpt.ValidationFailure, Status: "4.7.5", Text: tls.VersionName(state.Version) + " is not enough for " + p.host.Name}
 	}
 	return p.judge(*state, true)

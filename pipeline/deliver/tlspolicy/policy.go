@@ -30,6 +30,10 @@ func (p *Policy) Plain() bool { return p.Level <= Opportunistic && !p.Implicit }
 // Wanted reports whether TLS is to be used where it is offered.
 func (p *Policy) Wanted() bool { return p.Level > None || p.Implicit }
 
+// weak reports whether old TLS will do: where nobody is verified, and the clear is all that there would be otherwise. What a
+// server has offered before is enough for it the next time.
+func (p *Policy) weak() bool { return p.Plain() || p.Level == Require && p.Source == "remembered" }
+
 func (p *Policy) raise(level Level, source string) {
 	if level > p.Level {
 		p.Level, p.Source = level, source
@@ -132,7 +136,7 @@ func (p *Policy) demand() error {
 		return &Error{Status: "5.7.30", Permanent: true, Text: "the sender requires TLS, which is switched off for " + asked.Domain}
 	case !secure && !listed:
 		return &Error{
-			Status: "5.7.30", Permanent: true,
+			Status: "5.7.30", Permanent: p.domain.stsError == nil, // there may be a policy that vouches for them, later
 			Text: "the sender requires TLS, and neither DNSSEC nor MTA-STS vouches for the servers of " + asked.Domain,
 		}
 	case p.Level == DANE: // also where MTA-STS vouches for the name: DANE verifies the server

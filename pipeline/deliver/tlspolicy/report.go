@@ -32,7 +32,7 @@ func (p *Policy) report(c *tlsrpt.Collector, r Result) {
 		tell(p.tlsaPolicy(), kind, err)
 	}
 	switch {
-	case d.stsError != nil:
+	case d.stsError != nil && d.stsError.Type != "":
 		tell(tlsrpt.Policy{Type: tlsrpt.TypeSTS, Domain: d.asked.Domain}, d.stsError.Type, d.stsError.Err)
 	case d.sts != nil && !unsigned:
 		policy := tlsrpt.Policy{Type: tlsrpt.TypeSTS, Domain: d.asked.Domain, String: d.sts.Lines(), MXHost: d.sts.MX}

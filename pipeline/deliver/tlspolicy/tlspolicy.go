@@ -3,7 +3,8 @@
 //
 // Who asks for more wins: what the administrator wrote for a relay or a destination, what the domain publishes (DANE,
 // RFC 7672; MTA-STS, RFC 8461), what the sender asks for (REQUIRETLS, RFC 8689), and what the server offered the last
-// time. Only "none", written by the administrator, takes everything away. Where nobody asks, TLS is opportunistic (RFC
+// time. Only "none", written by the administrator, takes everything away; and a sender who says TLS-Required: No (RFC 8689
+// section 5) takes away what the domain and the past ask for. Where nobody asks, TLS is opportunistic (RFC
 // 7435): with any certificate, and in the clear where there is no TLS to be had.
 //
 // DANE and MTA-STS together: DANE decides (RFC 8461 section 2: MTA-STS must not override a failing DANE validation);
@@ -104,6 +105,7 @@ type Asked struct {
 	Fixed      bool          // the servers are from the configuration (a [relay]): DANE and MTA-STS do not apply
 	DANE       bool          // [pipeline.X.deliver] dane
 	MTASTS     bool          // [pipeline.X.deliver] mta_sts
+	Optional   bool          // the sender asks for delivery rather than TLS (TLS-Required: No, RFC 8689 section 5); RequireTLS overrides it
 	Unreported bool          // nothing about it goes into TLS reports
 }
 
@@ -129,11 +131,15 @@ type Domain struct {
 	policies *Policies
 	asked    Asked
 	sts      *mtasts.Policy // nil: none
-	stsError *mtasts.Error  // there is one, but nobody could get it
+	stsError *mtasts.Error  // there is one, but nobody could get it; or, without a Type, nobody can tell
 }
 
 // Domain looks the domain's policy up, which may take as long as an HTTPS request does. An error is that of ctx.
 func (p *Policies) Domain(ctx context.Context, asked Asked) (*Domain, error) {
+	if asked.Optional = asked.Optional && !asked.RequireTLS; asked.Optional {
+		// What was found out so would be no report about the domain's policies.
+		asked.DANE, asked.MTASTS, asked.Unreported = false, false, true
+	}
 	d := &Domain{policies: p, asked: asked}
 	if p.options.STS == nil || !asked.MTASTS || asked.Fixed || asked.Level == "none" || len(asked.Exchangers.Hosts) > 0 && asked.Exchangers.Hosts[0].Addr.IsValid() {
 		return d, nil
@@ -181,7 +187,7 @@ func (p *Policy) decide(ctx context.Context) error {
 		return err
 	}
 	policies := p.domain.policies
-	if p.Level == Opportunistic && policies.options.Remember {
+	if p.Level == Opportunistic && policies.options.Remember && !p.domain.asked.Optional {
 		remembered, err := policies.memory.expects(ctx, memoryKey(p.host))
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"unicode/utf8"
 )
@@ -30,6 +31,7 @@ type Facts struct {
 	Bare           bool // a CR or LF that stands alone
 	Dots           bool // a line begins with a dot
 	Open           bool // it does not end with CRLF, and is not empty
+	NoTLS          bool // the header has "TLS-Required: No" (RFC 8689 section 5), and no such field that says anything else
 }
 
 // Content is what a transaction sends after the envelope.
@@ -77,7 +79,8 @@ type scanner struct {
 	notUTF8   bool
 	emptyCR   bool // header: the line so far is one CR
 	cut       [utf8.UTFMax]byte
-	cutLen    int // octets of a character that the last block of header ended in
+	tlsOther  bool // a TLS-Required field that does not say No
+	cutLen    int  // octets of a character that the last block of header ended in
 }
 
 func (s *scanner) take(b []byte) {
@@ -122,6 +125,9 @@ func (s *scanner) takeHeader(b []byte) {
 			s.header, end = false, i
 			break
 		}
+		if start && rest[0]|0x20 == 't' {
+			s.takeField(rest)
+		}
 		s.emptyCR = start && len(rest) == 1 && rest[0] == '\r'
 		n := bytes.IndexByte(rest, '\n')
 		if n < 0 {
@@ -133,6 +139,22 @@ func (s *scanner) takeHeader(b []byte) {
 	if eightBit(b[:end]) || s.cutLen > 0 {
 		s.found.HeaderEightBit = true
 		s.checkUTF8(b[:end])
+	}
+}
+
+const tlsRequired = "TLS-Required:"
+
+// takeField looks whether a field is TLS-Required. One that is in two blocks is not seen: then TLS policies are obeyed.
+func (s *scanner) takeField(b []byte) {
+	if len(b) < len(tlsRequired) || !strings.EqualFold(string(b[:len(tlsRequired)]), tlsRequired) {
+		return
+	}
+	value, next, ended := bytes.Cut(b[len(tlsRequired):], []byte("\r\n"))
+	folded := len(next) > 0 && (next[0] == ' ' || next[0] == '\t')
+	if ended && !folded && strings.EqualFold(strings.Trim(string(value[:min(len(value), 100)]), " \t"), "no") {
+		s.found.NoTLS = true
+	} else {
+		s.tlsOther = true
 	}
 }
 
@@ -168,6 +190,7 @@ func (s *scanner) facts(size int64) Facts {
 	f.Bare = f.Bare || s.crs != s.lfs
 	f.HeaderUTF8 = f.HeaderEightBit && !s.notUTF8 && s.cutLen == 0
 	f.Open = size > 0 && !s.lineStart
+	f.NoTLS = f.NoTLS && !s.tlsOther
 	return f
 }
 

@@ -40,6 +40,16 @@ func TestScan(t *testing.T) {
 		{"half a character at a block's end", "A: " + strings.Repeat("a", block-4) + "\xe2\r\n\r\n", Facts{EightBit: true, HeaderEightBit: true}},
 		{"empty line over two blocks", "A: " + strings.Repeat("a", block-6) + "\r\n\r\nä\r\n", Facts{EightBit: true}},
 		{"empty line over two blocks, later", "A: " + strings.Repeat("a", block-5) + "\r\n\r\nä\r\n", Facts{EightBit: true}},
+		{"TLS is not required", "A: b\r\ntls-required: no \r\n\r\nc\r\n", Facts{NoTLS: true}},
+		{"TLS is not required, twice", "TLS-Required:No\r\nTLS-Required: No\r\n\r\nc\r\n", Facts{NoTLS: true}},
+		{"two meanings", "TLS-Required: No\r\nTLS-Required: Yes\r\n\r\nc\r\n", Facts{}},
+		{"another word", "TLS-Required: Nobody\r\n\r\nc\r\n", Facts{}},
+		{"a folded value", "TLS-Required: No\r\n t really\r\n\r\nc\r\n", Facts{}},
+		{"another field", "X: y\r\n TLS-Required: No\r\nX-TLS-Required: No\r\nTLS-Required-Not: No\r\n\r\nc\r\n", Facts{}},
+		{"in the body", "A: b\r\n\r\nTLS-Required: No\r\n", Facts{}},
+		{"in a later block", gap[:block-16] + "A: 56789abcdefg\r\nTLS-Required: No\r\n\r\nc\r\n", Facts{NoTLS: true}},
+		{"over two blocks", gap[:block-16] + "TLS-Required: No\r\n\r\nc\r\n", Facts{}},
+		{"as large as it gets", "TLS-Required: N", Facts{Open: true}},
 	} {
 		got, err := Scan(strings.NewReader(c.in), int64(len(c.in)))
 		if err != nil || got.Facts != c.want {

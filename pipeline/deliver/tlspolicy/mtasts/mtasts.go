@@ -8,7 +8,7 @@
 // five minutes (section 3.3), and the policy that we have stays; one that says max_age 0 holds as long, so that it does not
 // cost a fetch for each message.
 //
-// What strangers can make us do is bounded: 64 KiB and 60 seconds a fetch, maxFetches at a time, no redirects, only
+// What strangers can make us do is bounded: 64 KiB and 60 seconds a fetch, of which mail waits for 10, maxFetches at a time, no redirects, only
 // addresses that mail may go to, maxPolicies in memory. With a Cache policies survive a restart.
 package mtasts
 
@@ -17,10 +17,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/deliver/mx"
+	"github.com/sluicemail/sluice/pipeline/deliver/tlsrpt"
 )
 
 // Lookup is what is asked of DNS; a resolver.Lookup is one.
@@ -44,11 +46,15 @@ type Options struct {
 	Cache  Cache          // nil: nothing survives a restart
 	Logger *slog.Logger
 	Now    func() time.Time // nil: time.Now
+
+	Patience time.Duration // for a fetch that mail waits for; 0 is 10 seconds
 }
 
 const (
-	maxPolicies = 10_000          // in memory, with domains whose fetch failed
-	maxFetches  = 32              // at a time
+	maxPolicies = 10_000         // in memory, with domains whose fetch failed
+	maxFetches  = 32             // at a time
+	maxFlights  = 8 * maxFetches // with those that wait for their turn
+	patience    = 10 * time.Second
 	failureTime = 5 * time.Minute // without another fetch after one that failed
 	freshTime   = 24 * time.Hour  // without a fetch after one that did not
 	watchTime   = time.Hour       // between two looks for policies that grow old
@@ -62,6 +68,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	entries map[string]*entry
+	flights int // fetches under way, and those that wait for their turn
 
 	stop    context.CancelFunc
 	context context.Context
@@ -75,6 +82,7 @@ type entry struct {
 	failed error         // of the last fetch
 	tried  time.Time     // when the last fetch ended
 	used   time.Time     // when it was asked for last
+	begun  time.Time     // of the fetch under way, on the machine's clock
 	flight chan struct{} // closed at the end of the fetch under way; nil: none is
 }
 
@@ -82,6 +90,9 @@ type entry struct {
 func New(options Options) *Store {
 	if options.Port == 0 {
 		options.Port = 443
+	}
+	if options.Patience <= 0 {
+		options.Patience = patience
 	}
 	if options.Now == nil {
 		options.Now = time.Now
@@ -104,8 +115,9 @@ func (s *Store) Close() {
 }
 
 // Get returns the policy of domain, in A-labels and lower case, or nil if it has none, says mode none, or nobody can
-// tell. In the last case, where the domain says that it has one, the error is an *Error: mail goes on as without
-// (section 3.3), and the error is to be reported. It is ctx's own error if that ended.
+// tell. In the last case the error is an *Error: mail goes on as without (section 5.1), and the error is to be reported where it
+// has a Type: the domain says that it has one. A fetch has patience to end; it goes on without the caller, and later ones have what
+// comes of it. The error is ctx's own if that ended.
 func (s *Store) Get(ctx context.Context, domain string) (*Policy, error) {
 	e, err := s.entry(ctx, domain)
 	if err != nil {
@@ -125,7 +137,10 @@ func (s *Store) Get(ctx context.Context, domain string) (*Policy, error) {
 	e.used = now
 	if policy == nil && id == "" {
 		s.mu.Unlock()
-		return nil, nil // none, or none that can be known (RFC 8461 section 3.1)
+		if temporary(err) {
+			return nil, &Error{Domain: domain, Err: err}
+		}
+		return nil, nil // RFC 8461 section 3.1
 	}
 	changed := id != "" && (policy == nil || policy.ID != id)
 	old := policy != nil && now.Sub(policy.Fetched) >= freshTime
@@ -134,12 +149,11 @@ func (s *Store) Get(ctx context.Context, domain string) (*Policy, error) {
 	if (changed || old) && !recently {
 		flight = s.start(domain, id, e)
 	}
+	begun := e.begun
 	s.mu.Unlock()
 	if flight != nil && changed {
-		select {
-		case <-flight:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := s.wait(ctx, flight, begun); err != nil {
+			return nil, err
 		}
 	}
 	s.mu.Lock()
@@ -154,7 +168,32 @@ func (s *Store) Get(ctx context.Context, domain string) (*Policy, error) {
 	if errors.As(e.failed, &failed) {
 		return nil, failed
 	}
+	if id != "" && e.policy == nil && e.failed == nil { // not yet
+		return nil, &Error{domain, tlsrpt.STSPolicyFetchError, errSlow}
+	}
 	return nil, nil
+}
+
+// errSlow is a fetch that is still under way, or one for which there was no room.
+var errSlow = errors.New("it took too long")
+
+// wait waits for the end of a fetch, for as long as mail may wait for it: whoever answers slowly does not hold connections up. The
+// error is that of ctx.
+func (s *Store) wait(ctx context.Context, flight chan struct{}, begun time.Time) error {
+	timer := time.NewTimer(s.options.Patience - time.Since(begun)) // one that has lasted already is not waited for again
+	defer timer.Stop()
+	select {
+	case <-flight:
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+func temporary(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && !dns.IsNotFound
 }
 
 // Known returns the policy of domain that is in memory, without asking anybody, or nil.
@@ -173,11 +212,12 @@ func (s *Store) start(domain, id string, e *entry) chan struct{} {
 	if e.flight != nil {
 		return e.flight
 	}
-	if s.context.Err() != nil {
+	if s.context.Err() != nil || s.flights >= maxFlights {
 		return nil
 	}
+	s.flights++
 	flight := make(chan struct{})
-	e.flight = flight
+	e.flight, e.begun = flight, time.Now()
 	s.running.Go(func() {
 		defer close(flight)
 		s.refresh(domain, id, e)
@@ -200,6 +240,7 @@ func (s *Store) refresh(domain, id string, e *entry) {
 	now := s.options.Now()
 	s.mu.Lock()
 	e.flight = nil
+	s.flights--
 	e.tried, e.failed = now, err
 	had := e.policy
 	if err == nil {

@@ -30,14 +30,14 @@ func (s *Store) entry(ctx context.Context, domain string) (*entry, error) {
 	s.mu.Unlock()
 	var found *Policy
 	if !loaded {
-		found = s.load(ctx, domain)
+		found, loaded = s.load(ctx, domain)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.loaded = true
+	e.loaded = e.loaded || loaded // a Cache that failed is asked again: a policy in it still holds
 	if e.policy == nil {
 		e.policy = found
 	}
@@ -72,25 +72,25 @@ func (s *Store) makeRoom() {
 	}
 }
 
-// load reads the policy from the Cache; nil if it is not there or can't be read.
-func (s *Store) load(ctx context.Context, domain string) *Policy {
+// load reads the policy from the Cache; nil if it is not there or can't be read. ok is false if the Cache failed.
+func (s *Store) load(ctx context.Context, domain string) (_ *Policy, ok bool) {
 	if s.options.Cache == nil {
-		return nil
+		return nil, true
 	}
 	value, err := s.options.Cache.Get(ctx, "sts/"+domain)
 	if err != nil || value == nil {
-		return nil
+		return nil, err == nil
 	}
 	var r record
 	if json.Unmarshal(value, &r) != nil || r.Form != form {
-		return nil
+		return nil, true
 	}
 	policy, err := ParsePolicy([]byte(r.Policy))
 	if err != nil {
-		return nil
+		return nil, true
 	}
 	policy.ID, policy.Fetched, policy.Expires = r.ID, r.Fetched, r.Fetched.Add(max(policy.MaxAge, failureTime))
-	return policy
+	return policy, true
 }
 
 // save writes the policy to the Cache. If that fails the policy is fetched again after a restart.
