@@ -4,39 +4,18 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/deliver/mx"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy"
 	"github.com/sluicemail/sluice/pipeline/deliver/wire"
 )
-
-// trouble is why a server, or one address of it, took nothing from us: the next one may be tried. It is no answer about a message.
-type trouble struct {
-	name   string // of the server
-	remote string // its plain name
-	text   string // what happened, clean
-	reply  wire.Reply
-	status string // enhanced status code
-	tls    string
-	never  bool // it takes no mail at all, or not this message ever
-	pace   pipeline.Pace
-}
-
-// line is what stands in the trace.
-func (t *trouble) line() string {
-	if t.name == "" {
-		return t.text
-	}
-	return t.name + ": " + t.text
-}
 
 // dialer opens connections to one server for an attempt.
 type dialer struct {
@@ -92,6 +71,9 @@ func (d *dialer) session(ctx context.Context) (*session, *trouble) {
 			return d.open(ctx)
 		}
 		if d.fit(s) {
+			if s.state != nil && (s.level != d.policy.Level || s.source != d.policy.Source) { // the words are those of this policy
+				s.level, s.source, s.tls = d.policy.Level, d.policy.Source, d.policy.Verified(*s.state)
+			}
 			return s, nil
 		}
 		d.r.pool.end(s)
@@ -112,11 +94,25 @@ func (d *dialer) fit(s *session) bool {
 // open makes a connection and takes it through the greeting, EHLO, TLS and login.
 func (d *dialer) open(ctx context.Context) (*session, *trouble) {
 	for {
-		s, again, t := d.try(ctx)
+		share, cancel := context.WithTimeoutCause(ctx, half(ctx), errShare)
+		s, again, t := d.try(share)
+		cancel()
 		if !again {
 			return s, t
 		}
 	}
+}
+
+// errShare is the end of a connection's share of the attempt's time.
+var errShare = errors.New("the time for one server is over")
+
+// half is how long one connection may take until MAIL can be said: whoever is slow leaves time for the next server.
+func half(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 5 * time.Minute // RFC 5321 section 4.5.3.2.1
+	}
+	return time.Until(deadline) / 2
 }
 
 // try makes one connection. again says that another one, as d has it now, may do better: without TLS, or with HELO.
@@ -178,7 +174,7 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 
 // silent remembers that there is no mail server at an address now, unless it is us who gave up.
 func (d *dialer) silent(ctx context.Context) {
-	if d.key.addr.IsValid() && ctx.Err() == nil {
+	if d.key.addr.IsValid() && (ctx.Err() == nil || context.Cause(ctx) == errShare) {
 		d.r.dead.add(d.key.addr, d.r.Now())
 	}
 }
@@ -307,7 +303,7 @@ func (d *dialer) implicit(ctx context.Context, raw net.Conn) (net.Conn, *trouble
 // secured writes down what TLS came to.
 func (d *dialer) secured(s *session) {
 	s.state = s.conn.TLS()
-	s.tls = d.policy.Verified(*s.state)
+	s.level, s.source, s.tls = d.policy.Level, d.policy.Source, d.policy.Verified(*s.state)
 	d.learn(s, tlspolicy.Result{Offered: true, TLS: s.state})
 }
 
@@ -352,61 +348,4 @@ func (d *dialer) login(s *session) *trouble {
 		return d.unsafe(err.Error(), nil)
 	}
 	return d.lost("logging in", err, "4.4.2")
-}
-
-func (d *dialer) trouble(text, status string) *trouble {
-	return &trouble{name: d.name(), remote: d.target.String(), text: text, status: status, pace: pipeline.PaceWait}
-}
-
-// lost is a connection that was not made, or ended.
-func (d *dialer) lost(doing string, err error, status string) *trouble {
-	return d.trouble(doing+": "+cause(err), status)
-}
-
-// unsafe is a connection that is not protected as the policy wants: later it may be. The policy is that of the domain, and others
-// with the same servers do not wait for it, but for a relay's.
-func (d *dialer) unsafe(text string, err error) *trouble {
-	t := d.trouble(text, "4.7.5")
-	if !d.a.plan.fixed {
-		t.pace = pipeline.PaceSame
-	}
-	var policy *tlspolicy.Error
-	if errors.As(err, &policy) && policy.Status != "" {
-		t.status = policy.Status
-	}
-	return t
-}
-
-// refused is a server that turns the connection away.
-func (d *dialer) refused(at string, reply wire.Reply) *trouble {
-	t := d.trouble(at+": "+reply.String(), statusOf(reply, atHello))
-	t.reply = reply
-	t.never = reply.Permanent() // 554: RFC 5321 section 3.1; 521: RFC 7504
-	if reply.Temporary() {
-		t.pace = pipeline.PaceSlow // 421 as a greeting: too many connections, in most cases
-	}
-	if t.never {
-		t.pace = pipeline.PaceNever
-	}
-	return t
-}
-
-// cause returns why a connection failed, without the addresses that stand elsewhere.
-func cause(err error) string {
-	var op *net.OpError
-	var call *os.SyscallError
-	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "it took too long"
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed"
-	case errors.Is(err, context.Canceled):
-		return "given up"
-	case errors.As(err, &call):
-		return clean(call.Err.Error())
-	case errors.As(err, &op):
-		return clean(fmt.Sprint(op.Err))
-	}
-	return clean(err.Error())
 }

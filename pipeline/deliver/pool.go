@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy"
 	"github.com/sluicemail/sluice/pipeline/deliver/wire"
 )
 
@@ -32,6 +33,8 @@ type session struct {
 	raw    net.Conn // under TLS
 	name   string   // "mx.example.net [192.0.2.1]"
 	tls    string   // words for the trace, or ""
+	level  tlspolicy.Level
+	source string // of the policy that tls is about
 	state  *tls.ConnectionState
 	note   string        // why it has no TLS where that was tried, or ""
 	most   int           // transactions
