@@ -1,9 +1,11 @@
 package authenticate
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/storage/mime"
 )
 
 // Bounds on one From field: different domains that DMARC asks about, and addresses that are looked at.
@@ -23,7 +25,9 @@ type authors struct {
 func authorsOf(v *pipeline.Version) authors {
 	var a authors
 	for _, f := range v.Fields() {
-		if !strings.EqualFold(f.Name, "From") {
+		if f.Name == "" && crookedFrom(f.Raw) {
+			a.unreadable = true
+		} else if !strings.EqualFold(f.Name, "From") {
 			continue
 		}
 		if a.fields++; a.fields == 1 {
@@ -33,17 +37,46 @@ func authorsOf(v *pipeline.Version) authors {
 	return a
 }
 
+// crookedFrom reports whether a line that is no field (RFC 5322 section 2.2) is what a lenient reader takes for From: with
+// much white space or a fold before the colon, with white space in front, with invisible octets in its name.
+func crookedFrom(raw []byte) bool {
+	colon := bytes.IndexByte(raw, ':')
+	if colon < 0 {
+		return false
+	}
+	name := 0
+	for _, c := range raw[:colon] {
+		if c <= ' ' || c > '~' {
+			continue
+		}
+		if name == len("from") || c|0x20 != "from"[name] {
+			return false
+		}
+		name++
+	}
+	return name == len("from")
+}
+
 // read takes the domains out of a From field. It is stricter than RFC 5322 in what it calls readable and more curious in
 // where it looks, since whatever a mail reader might show as the author counts: outside quotes and comments, of a mailbox
-// with angle brackets all that is inside, of one without all that looks like an address.
+// with angle brackets all that is inside or behind, of one without all that looks like an address. What readers are known
+// to understand in several ways is called unreadable too, although RFC 5322 gives it one meaning.
 func (a *authors) read(value string) {
 	found := 0
-	for _, box := range mailboxes(value) {
+	list, whole := mailboxes(value)
+	if !whole {
+		a.unreadable = true
+	}
+	for _, box := range list {
 		text := box.bare
 		if len(box.angle) > 0 {
 			text = box.angle
 		}
-		for _, domain := range addressDomains(text) {
+		domains, plain := addressDomains(text)
+		if !plain {
+			a.unreadable = true
+		}
+		for _, domain := range domains {
 			if found++; found > maxAddresses {
 				a.unreadable = true
 				return
@@ -75,15 +108,16 @@ func (a *authors) add(domain string) {
 
 // mailbox is one item of an address list without its comments; quoted strings have become a single "q".
 type mailbox struct {
-	bare  string // what is outside angle brackets
-	angle string // what is inside
+	bare  string // what is before angle brackets
+	angle string // what is inside them, and behind
 }
 
-// mailboxes splits an address list (RFC 5322 section 3.4): at commas, and at the colon and semicolon of groups.
-func mailboxes(value string) []mailbox {
-	var list []mailbox
+// mailboxes splits an address list (RFC 5322 section 3.4): at commas, and at the colon and semicolon of groups. It is not
+// whole if a comment or quoted string in it has no end, behind which a reader may find what is hidden from us.
+func mailboxes(value string) (list []mailbox, whole bool) {
 	var bare, angle []byte
 	inAngle, depth := false, 0
+	whole = true
 	flush := func() {
 		if len(bare) > 0 || len(angle) > 0 {
 			list = append(list, mailbox{string(bare), string(angle)})
@@ -91,7 +125,7 @@ func mailboxes(value string) []mailbox {
 		bare, angle, inAngle = nil, nil, false
 	}
 	out := func(c byte) {
-		if inAngle {
+		if inAngle || len(angle) > 0 {
 			angle = append(angle, c)
 		} else {
 			bare = append(bare, c)
@@ -105,10 +139,16 @@ func mailboxes(value string) []mailbox {
 		case c == '(':
 			depth++
 		case c == ')' && depth > 0:
-			depth--
+			if depth--; depth == 0 {
+				out(' ') // a comment is white space (section 3.2.2)
+			}
 		case depth > 0:
 		case c == '"':
-			i = endOfQuote(value, i)
+			end := endOfQuote(value, i)
+			if end == len(value) {
+				whole = false
+			}
+			i = end
 			out('q')
 		case c == '[':
 			end := strings.IndexByte(value[i:], ']')
@@ -124,6 +164,7 @@ func mailboxes(value string) []mailbox {
 			angle = append(angle, ' ') // two pairs of brackets are two addresses
 		case c == '>' && inAngle:
 			inAngle = false
+			out(' ')
 		case (c == ',' || c == ';' || c == ':') && !inAngle:
 			flush()
 		default:
@@ -131,10 +172,10 @@ func mailboxes(value string) []mailbox {
 		}
 	}
 	flush()
-	return list
+	return list, whole && depth == 0
 }
 
-// endOfQuote returns the place of the quote that ends the quoted string that begins at i, or the last octet.
+// endOfQuote returns the place of the quote that ends the quoted string that begins at i, or the length.
 func endOfQuote(value string, i int) int {
 	for i++; i < len(value); i++ {
 		switch value[i] {
@@ -144,34 +185,37 @@ func endOfQuote(value string, i int) int {
 			return i
 		}
 	}
-	return len(value) - 1
+	return len(value)
 }
 
 // addressDomains returns what follows each "@" of text: a domain in which white space around dots is allowed (RFC 5322
-// section 4.4), or a literal. A source route before the address (section 4.4) is skipped.
-func addressDomains(text string) []string {
+// section 4.4), or a literal. A source route before the address (section 4.4) is skipped. It is not plain if there is such
+// white space: some take the domain to end there.
+func addressDomains(text string) (domains []string, plain bool) {
 	if trimmed := strings.TrimSpace(text); strings.HasPrefix(trimmed, "@") {
 		if _, rest, found := strings.Cut(trimmed, ":"); found {
 			text = rest
 		}
 	}
-	var domains []string
+	plain = true
 	for {
 		_, rest, found := strings.Cut(text, "@")
 		if !found {
-			return domains
+			return domains, plain
 		}
-		domain, after := takeDomain(rest)
+		domain, after, dense := takeDomain(rest)
 		domains = append(domains, domain)
-		text = after
+		text, plain = after, plain && dense
 	}
 }
 
-func takeDomain(s string) (domain, rest string) {
+func takeDomain(s string) (domain, rest string, dense bool) {
 	var out []byte
 	i := 0
+	dense = true
 	for i < len(s) {
 		for i < len(s) && isSpace(s[i]) {
+			dense = dense && len(out) == 0
 			i++
 		}
 		start := i
@@ -187,9 +231,29 @@ func takeDomain(s string) (domain, rest string) {
 			break
 		}
 		out = append(out, '.')
+		dense = dense && next == i
 		i = next + 1
 	}
-	return string(out), s[i:]
+	return string(out), s[i:], dense
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+// signable returns the domains that mail with these From fields is signed for: those that both this reader and the one
+// by which logins are held to their addresses (RULES A1) find in the first. What only one of them sees was not allowed to
+// anybody.
+func signable(v *pipeline.Version) []string {
+	from, ok := v.Get("From")
+	if !ok {
+		return nil
+	}
+	var a authors
+	a.read(from.Value())
+	var domains []string
+	for _, address := range mime.Addresses(from.Value(), maxAddresses) {
+		if domain, ok := asciiDomain(address.Host); ok && contains(a.domains, domain) && !contains(domains, domain) {
+			domains = append(domains, domain)
+		}
+	}
+	return domains
+}

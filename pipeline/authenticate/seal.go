@@ -118,7 +118,7 @@ func (w *sealing) all(own bool, leaving []string) error {
 		if len(leaving) > 0 {
 			w.version, _ = w.version.Without(w.ours)
 		}
-		for _, domain := range authorsOf(w.version).domains {
+		for _, domain := range signable(w.version) {
 			done, err := w.sign(domain)
 			if err != nil {
 				return err

@@ -79,6 +79,18 @@ func ParseARCSeal(raw []byte) (*Signature, error) {
 
 func hasTag(t Tags, name string) bool { _, ok := t.Get(name); return ok }
 
+// maxOnce is how far fields that may occur once are counted.
+const maxOnce = 100
+
+func countName(names, want string) (n int) {
+	for name := range strings.SplitSeq(names, ":") {
+		if strings.EqualFold(name, want) {
+			n++
+		}
+	}
+	return n
+}
+
 func hasName(names, want string) bool {
 	for name := range strings.SplitSeq(names, ":") {
 		if strings.EqualFold(name, want) {
@@ -228,8 +240,20 @@ func (s *Signature) CheckBody(body *Body) error {
 	return nil
 }
 
-// CheckHeader verifies the signature of a DKIM-Signature or ARC-Message-Signature over the header in which it stands.
+// once are the fields that a reader shows or goes by, and of which there may be one (RFC 5322 section 3.6, RFC 2045 section 3).
+var once = []string{"From", "Subject", "Reply-To", "Content-Type"}
+
+// CheckHeader verifies the signature of a DKIM-Signature or ARC-Message-Signature over the header in which it stands. Where
+// one of the fields that may occur once is signed and occurs again, unsigned, it does not count: h= picks the lowest, and
+// readers show the highest (RFC 6376 section 8.15).
 func (s *Signature) CheckHeader(h *Header, key *Key) error {
+	for _, name := range once {
+		if n := h.count(name, maxOnce); n > 1 {
+			if in := countName(s.Names, name); 0 < in && in < n {
+				return &Failure{Policy, name + " is signed, and there is another one that is not"}
+			}
+		}
+	}
 	digest := sha256.New()
 	h.write(digest, s.Names, s.HeaderRelaxed)
 	return s.Verify(digest, key)

@@ -1,6 +1,7 @@
 package dmarc
 
 import (
+	"bytes"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -18,7 +19,8 @@ const (
 	maxTokens   = 4000   // of one element below the root: a record with a hundred signatures has 1,700
 	maxDepth    = 16     // a record has 5
 	maxElements = 200_000
-	maxText     = 300 // octets of one text: a domain has 253
+	maxEquals   = 400_000 // equals signs, of which each attribute has one: the decoder reads all of a tag before they can be counted
+	maxText     = 300     // octets of one text: a domain has 253
 	maxErrors   = 20
 	maxAnything = 100 // signatures, SPF results and reasons of one record
 )
@@ -29,12 +31,12 @@ var ErrNotFeedback = errors.New("it is not a DMARC aggregate report")
 // Read reads one document. It fails on what is not XML, on what is not a report, and on what goes beyond the bounds of
 // one element; r is read to its end at most.
 func Read(r io.Reader) (*Feedback, error) {
-	bounded := &tokens{raw: xml.NewDecoder(r)}
+	bounded := &tokens{raw: xml.NewDecoder(&equals{in: r})}
 	bounded.raw.CharsetReader = func(charset string, in io.Reader) (io.Reader, error) {
 		if !mime.KnownCharset(charset) {
 			return nil, errors.New("unknown charset")
 		}
-		return mime.TextReader(charset, in), nil
+		return &equals{in: mime.TextReader(charset, in)}, nil
 	}
 	d := xml.NewTokenDecoder(bounded)
 	root, err := firstElement(d)
@@ -52,6 +54,21 @@ func Read(r io.Reader) (*Feedback, error) {
 		return nil, fmt.Errorf("read the report: %w: it names no domain", ErrNotFeedback)
 	}
 	return f, nil
+}
+
+// equals reads what in has, up to maxEquals equals signs.
+type equals struct {
+	in    io.Reader
+	count int
+}
+
+// Read implements io.Reader.
+func (e *equals) Read(p []byte) (int, error) {
+	n, err := e.in.Read(p)
+	if e.count += bytes.Count(p[:n], []byte("=")); e.count > maxEquals {
+		return 0, errors.New("it has too many attributes")
+	}
+	return n, err
 }
 
 func firstElement(d *xml.Decoder) (xml.StartElement, error) {

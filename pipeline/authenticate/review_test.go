@@ -1,0 +1,121 @@
+package authenticate
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/mime"
+)
+
+// TestHiddenAuthors: what some mail reader would show as the author is asked about, or at least suspected, however
+// crooked the field is.
+func TestHiddenAuthors(t *testing.T) {
+	pad := strings.Repeat(" ", 70)
+	for header, least := range map[string]sdk.Action{
+		"From" + pad + ": ceo@reject.test":                    sdk.Reject,
+		"From" + pad + ": ceo@reject.test\nFrom: a@evil.test": sdk.Reject, // two of them
+		"From\x0b: ceo@reject.test":                           sdk.Reject,
+		"\xef\xbb\xbfFrom: ceo@reject.test":                   sdk.Reject,
+		" From: ceo@reject.test":                              sdk.Reject,
+		"From\n : ceo@reject.test":                            sdk.Reject,
+		"From: a@evil.test \"<ceo@reject.test>":               sdk.Junk,
+		"From: a@evil.test (<ceo@reject.test>":                sdk.Junk,
+		"From: a@evil.test (<ceo@reject.test>\nX-Y: )":        sdk.Junk,
+		"From: <a@evil.test> ceo@reject.test":                 sdk.Reject,
+		"From: <a@evil.test>ceo@reject.test":                  sdk.Reject,
+		"From: ceo@reject.test .evil.test":                    sdk.Junk,
+		"From: ceo@reject.test(x).evil.test":                  sdk.Junk,
+		"From: ceo@reject.test\n .evil.test":                  sdk.Junk,
+		"From: ceo@reject.test. evil.test":                    sdk.Junk,
+		"From: ceo@reject.test;, a@evil.test":                 sdk.Reject,
+		"From: <ceo@reject.test, a@evil.test>":                sdk.Reject,
+		"From: ceo@reject.test:a@evil.test;":                  sdk.Reject,
+		"From: <@evil.test:ceo@reject.test>":                  sdk.Reject,
+		"From: ceo@REJECT.TEST.":                              sdk.Reject,
+		"From: ceo@\xef\xbd\x92eject.test":                    sdk.Reject, // a wide r
+		"From: ceo@reject\xe3\x80\x82test":                    sdk.Reject, // an ideographic full stop
+		"From: <a@evil.test> <ceo@reject.test>":               sdk.Reject,
+		"From: a@evil.test, ceo@reject.test":                  sdk.Reject,
+		"From: \"a@evil.test\" <ceo@reject.test>":             sdk.Reject,
+		"From: ceo@reject.test\x00@evil.test":                 sdk.Junk,
+	} {
+		f := newFixture(t, "")
+		m := f.message("a@evil.test", header+"\nSubject: x\n\nbody\n")
+		f.process(m)
+		if got := m.Recipients[0].Opinion.Action; got < least {
+			t.Errorf("%q: %s, want %s: %s", header, got, least, field(t, m))
+		}
+	}
+	for _, honest := range []string{
+		"From: Alice (at work) <a@evil.test>", "From: a@evil.test (Alice (at work))", "From: <a@evil.test> (Alice)",
+		"From: \"Alice, at work\" <a@evil.test>", "From: a@evil.test", "From: Alice\n <a@evil.test>", "From: a@evil.test <a@evil.test>",
+		"From: <a@evil.test> Alice", "From: Team: a@evil.test, b@evil.test;", "From: Alice :) <a@evil.test>",
+	} {
+		f := newFixture(t, "")
+		m := f.message("a@evil.test", honest+"\nSubject: x\n\nbody\n")
+		f.process(m)
+		if got := m.Recipients[0].Opinion.Action; got != sdk.Accept {
+			t.Errorf("%q: %s: %s", honest, got, field(t, m))
+		}
+	}
+}
+
+// TestSignedForNobodyElse: a login is held to its addresses by the submission's reader of From (RULES A1); what only our
+// reader finds in the field gets no signature of another domain that is hosted here.
+func TestSignedForNobodyElse(t *testing.T) {
+	pad := strings.Repeat(" ", 70)
+	for _, header := range []string{
+		"From: <a@own.test b@other.test>", "From: <a@own.test> b@other.test", "From: a@own.test [b@other.test]", "From: a@own.test\\ b@other.test",
+		"From: <@other.test:a@own.test>", "From: \"b@other.test\" <a@own.test>", "From: a@own.test (b@other.test", "From: a@own.test \"b@other.test",
+		"From" + pad + ": b@other.test\nFrom: a@own.test", "From : a@own.test\n From: b@other.test", "From: a@own.test\nFrom\x0b: b@other.test",
+		"From: a@own.test\nSender: b@other.test", "From: a@own.test\nResent-From: b@other.test",
+	} {
+		f := newFixture(t, "")
+		f.keysFor("own.test")
+		f.keysFor("other.test")
+		sealer, _ := f.sealer(map[string]Signing{"own.test": DefaultSigning(), "other.test": DefaultSigning()})
+		m := f.message("a@own.test", header+"\nSubject: x\n\nbody\n")
+		m.Origin = sdk.Login
+		leave(m)
+		if err := sealer.Seal(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if got := text(t, m); strings.Contains(got, "d=other.test") && !refused(m) {
+			t.Errorf("%q is signed for other.test", header)
+		}
+	}
+}
+
+// refused is what package receive says about a login of own.test.
+func refused(m *pipeline.Message) bool {
+	for _, f := range m.Arrived().Fields() {
+		if strings.EqualFold(f.Name, "From") {
+			for _, a := range mime.Addresses(f.Value(), 21) {
+				if a.Host != "own.test" {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// TestFieldsAddedBehindASignature: a field that a reader shows, and that the signer signed, is not there a second time on
+// top of the signed one (RFC 6376 section 8.15, DRILLS E4.2).
+func TestFieldsAddedBehindASignature(t *testing.T) {
+	for added, want := range map[string]string{
+		"From: ceo@reject.test\n": "policy", "Subject: pay at once\n": "policy", "Reply-To: a@evil.test\n": "pass", "subject : pay\n": "policy",
+		"Content-Type: text/html\n": "pass", "X-Note: x\n": "pass", "Received: x\n": "pass", "": "pass",
+	} {
+		f := newFixture(t, "")
+		signed := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: a@reject.test\nSubject: hello\n\nbody\n")
+		m := f.message("a@evil.test", added+signed)
+		m.Origin = sdk.Trusted
+		f.process(m)
+		if m.Auth.DKIM != want {
+			t.Errorf("%q in front: dkim=%s, want %s: %s", added, m.Auth.DKIM, want, field(t, m))
+		}
+	}
+}
