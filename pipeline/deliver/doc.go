@@ -12,7 +12,11 @@
 //   - The servers are tried in order, each at its addresses, until one has an answer for every recipient (RFC 5321 section 5.1). A server
 //     that cannot be reached, turns the connection away, ends it, or answers 4yz to MAIL leaves the recipients to the next
 //     one. What a server says to a recipient or to the content is the answer. At most ten servers are tried at five addresses each,
-//     in one attempt's time. Addresses that failed a minute ago come last.
+//     in one attempt's time, and no connection has more than half of what is left of it until MAIL. Addresses that failed a minute ago come last.
+//   - One Send is one transaction for which a server took the message: that has to be durable before the next (RULES B8). Recipients
+//     for whom there was no room in it (max_recipients, RCPTMAX, 452) come back as Outcome.Again, and the queue sends to them at once.
+//   - What Pace says holds for all mail to the same servers: trouble with the TLS policy of a domain, with a sender or with what one pipeline
+//     is allowed says nothing about it.
 //   - A message that a server cannot take as it is (8-bit content, SMTPUTF8, its size, REQUIRETLS) is not sent to it; none of its
 //     octets is changed (RULES A6). Only domains of addresses are written in A-labels where they are in U-labels.
 //   - TLS as tlspolicy asks. Where TLS is only tried, a handshake that fails leads to a second connection without, which is logged

@@ -75,15 +75,12 @@ func (p *pool) has(host string) bool {
 	return p.hosts[host] > 0
 }
 
-// quiet is how long a connection may have waited without being looked at before it is used: servers do not close that
-// soon, and if one has, another connection takes its place.
-const quiet = 100 * time.Millisecond
-
-// get takes the connection that came last, so that those too many grow old.
+// get takes the connection that came last, so that those too many grow old. It is looked at however short it waited: a reply to
+// nothing would be taken for one to MAIL, and so on to the end, where a message that was refused counts as delivered.
 func (p *pool) get(key *sessionKey) *session {
 	for {
 		s := p.take(key)
-		if s == nil || time.Since(s.since) < quiet || alive(s.raw) {
+		if s == nil || alive(s.raw) {
 			return s
 		}
 		s.conn.Close()

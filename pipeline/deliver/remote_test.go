@@ -109,7 +109,7 @@ func TestNextHop(t *testing.T) {
 
 func TestVia(t *testing.T) {
 	for _, via := range []string{
-		"", "host", "smtp:", "smtp://", "smtp:///path", "lmtp:///", "smtp://user:pass@host", "smtp://host/path", "smtp://host?x", "smtp://host#x", "http://host", "smtp://host:99999", "smtp://host:0", "smtp://[::1", "smtp://a%0d%0ab", "smtp://\u00e4.test",
+		"", "host", "smtp:", "smtp://", "smtp:///path", "lmtp:///", "smtp://user:pass@host", "smtp://host/path", "smtp://host?x", "smtp://host#x", "http://host", "smtp://host:99999", "smtp://host:0", "smtp://[::1", "smtp://a%0d%0ab", "lmtp:///a%0d%0ab", "lmtp:///run/\u00e4", "smtp://\u00e4.test",
 	} {
 		tr, err := parseVia(via)
 		if err == nil {

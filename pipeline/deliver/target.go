@@ -112,6 +112,9 @@ func fixed(t *pipeline.Transport) ([]target, error) {
 			break
 		}
 		if path, found := strings.CutPrefix(h, "unix:"); found {
+			if clean(path) != path { // it stands in traces and notices
+				return nil, fmt.Errorf("deliver by %q: %w", h, errVia)
+			}
 			targets = append(targets, target{unix: path})
 			continue
 		}

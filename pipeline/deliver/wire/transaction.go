@@ -70,8 +70,7 @@ func (c *Conn) Send(t *Transaction) Result {
 		r.Err = net.ErrClosed
 		return r
 	}
-	if len(c.in) > 0 { // said without being asked: the next replies could not be told apart
-		r.Err = c.fail(&ProtocolError{What: errors.New("a reply to nothing"), Got: cleaned(c.in, 80)})
+	if r.Err = c.unasked(); r.Err != nil {
 		return r
 	}
 	buffer := commands.Get().(*[]byte)
@@ -90,6 +89,14 @@ func (c *Conn) Send(t *Transaction) Result {
 	c.out = nil
 	commands.Put(buffer)
 	return r
+}
+
+// unasked is the error of a peer that has said something without being asked: the next replies could not be told apart.
+func (c *Conn) unasked() error {
+	if len(c.in) == 0 {
+		return nil
+	}
+	return c.fail(&ProtocolError{What: errors.New("a reply to nothing"), Got: cleaned(c.in, 80)})
 }
 
 // envelope sends MAIL and RCPTs, with PIPELINING DATA too, and returns how many recipients were accepted.
@@ -320,6 +327,9 @@ func (c *Conn) readData(r *Result, accepted int) (err error) {
 // deliver sends the content to those who were accepted, and reads what is said to it.
 func (c *Conn) deliver(t *Transaction, r *Result, chunked bool, accepted int) error {
 	if chunked {
+		if err := c.unasked(); err != nil { // there is no 354 that would show it
+			return err
+		}
 		c.out = append(strconv.AppendInt(append(c.out, "BDAT "...), t.Content.Size, 10), " LAST\r\n"...)
 	} else if r.Data.Code == 0 {
 		c.queue("DATA\r\n")

@@ -12,6 +12,7 @@ package dane
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -117,12 +118,18 @@ func notFound(err error) bool {
 	return errors.As(err, &e) && e.IsNotFound
 }
 
+// Bounds of what a stranger's zone and certificates together make us compute. crypto/tls has the same one for keys.
+const (
+	maxUsable = 24   // records
+	maxKey    = 8192 // bits of an RSA key
+)
+
 // usable returns the records that a certificate may be held against. Of several digests of the same thing the
 // strongest kind alone counts (RFC 7671 section 9).
 func usable(all []resolver.TLSA) []resolver.TLSA {
 	var kept []resolver.TLSA
 	for _, t := range all {
-		if Usable(t) {
+		if len(kept) < maxUsable && Usable(t) {
 			kept = append(kept, t)
 		}
 	}
@@ -146,13 +153,18 @@ func Usable(t resolver.TLSA) bool {
 		return len(t.Data) == 64
 	case MatchFull:
 		if t.Selector == SelectorCert {
-			_, err := x509.ParseCertificate(t.Data)
-			return err == nil
+			cert, err := x509.ParseCertificate(t.Data)
+			return err == nil && sensible(cert.PublicKey)
 		}
-		_, err := x509.ParsePKIXPublicKey(t.Data)
-		return err == nil
+		key, err := x509.ParsePKIXPublicKey(t.Data)
+		return err == nil && sensible(key)
 	}
 	return false
+}
+
+func sensible(key any) bool {
+	k, isRSA := key.(*rsa.PublicKey)
+	return !isRSA || k.N.BitLen() <= maxKey
 }
 
 // Text is the record as it stands in a zone file and in a TLS report: "3 1 1 1F85...". Long data is cut, with dots.
