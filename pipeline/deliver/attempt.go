@@ -36,6 +36,7 @@ type attempt struct {
 	fine     bool     // a message was taken
 	taken    int      // for so many recipients
 	slow     string   // why we should send less
+	dropped  string   // how a connection ended in the middle of a transaction
 	ours     error    // what is wrong on our side
 }
 
@@ -222,7 +223,9 @@ func (a *attempt) note(t *trouble) {
 	}
 	switch t.pace {
 	case pipeline.PaceSlow:
-		a.slow = t.line()
+		if a.dropped = t.line(); t.reply.Code != 0 {
+			a.slow = a.dropped
+		}
 	case pipeline.PaceSame:
 		a.private = true
 	}
@@ -287,6 +290,8 @@ func (a *attempt) result() pipeline.Sent {
 	case a.fine:
 		s.Pace = pipeline.PaceFine
 	case a.answered || a.best == nil || a.private:
+	case a.dropped != "":
+		s.Pace, s.Why = pipeline.PaceSlow, a.dropped
 	case a.best.never && a.hopes == 0:
 		s.Pace, s.Why = pipeline.PaceNever, why
 	default:

@@ -97,15 +97,31 @@ func (c *chaos) send(t *testing.T, r *Remote, name string) {
 	content := plainMessage + strings.Repeat("x\r\n.\r\n", c.number(4)/3*50_000)
 	p.Size = int64(len(content))
 	p.Open = func(context.Context) (pipeline.Octets, error) { return octets{strings.NewReader(content)}, nil }
+	for len(p.Recipients) > 0 {
+		c.once(t, r, p)
+	}
+}
+
+// once makes one attempt, and leaves in p those who are to come again.
+func (c *chaos) once(t *testing.T, r *Remote, p *pipeline.Parcel) {
 	sent, done, err := r.Send(t.Context(), pipeline.NextHop{}, p)
 	if err != nil {
-		t.Errorf("%s: %v", name, err)
+		t.Errorf("%s: %v", p.Recipients[0].Address, err)
+		p.Recipients = nil
 		return
 	}
+	var again []pipeline.ParcelRecipient
 	c.mu.Lock()
 	for i, o := range sent.Outcomes {
 		to := p.Recipients[i].Address
 		taken, heard := c.taken[to], c.heard[to]
+		if o.Again {
+			again = append(again, p.Recipients[i])
+			if taken != 0 || heard {
+				t.Errorf("%s was taken and is to come again", to)
+			}
+			continue
+		}
 		var wrong bool
 		switch o.Kind {
 		case pipeline.Delivered:
@@ -122,6 +138,11 @@ func (c *chaos) send(t *testing.T, r *Remote, name string) {
 		}
 	}
 	c.mu.Unlock()
+	if len(again) == len(p.Recipients) {
+		t.Errorf("all of %d are to come again", len(again))
+		again = nil
+	}
+	p.Recipients = again
 	done()
 }
 

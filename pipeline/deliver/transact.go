@@ -304,7 +304,9 @@ func (a *attempt) failing(s *session, d *dialer, reply wire.Reply, err error, at
 			t.pace = pipeline.PaceSlow
 		}
 	} else {
+		// It answered so far: what it dropped the connection for may be this message, or its recipient. Others go on, with care.
 		t = d.lost(at.String(), orClosed(err), "4.4.2")
+		t.pace = pipeline.PaceSlow
 	}
 	t.tls = s.tls
 	if s.note != "" {
