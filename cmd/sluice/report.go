@@ -48,12 +48,12 @@ func showReports(ctx context.Context, s *storage.Store, r reportRequest, emit fu
 		return fmt.Errorf("there is no account %s; sluice user list shows them", r.Account)
 	}
 	var list []*storage.Message
+	limit := min(max(r.Limit, 1), 100_000)
 	err = s.View(ctx, who.ID, func(v *storage.View) error {
 		box, err := v.Mailbox(r.Mailbox)
 		if err != nil {
 			return fmt.Errorf("look into %s of %s: %w", r.Mailbox, r.Account, err)
 		}
-		limit := min(max(r.Limit, 1), 100_000)
 		return v.Messages(box.ID, 1, ^storage.UID(0), func(m *storage.Message) (bool, error) {
 			if list = append(list, m.Clone()); len(list) > 2*limit { // only the newest are wanted
 				list = append(list[:0], list[len(list)-limit:]...)
@@ -64,7 +64,7 @@ func showReports(ctx context.Context, s *storage.Store, r reportRequest, emit fu
 	if err != nil {
 		return err
 	}
-	list = list[max(0, len(list)-r.Limit):]
+	list = list[max(0, len(list)-limit):]
 	for _, m := range list {
 		if err := reportsOf(ctx, s, m, r.Mailbox, emit); err != nil {
 			return err

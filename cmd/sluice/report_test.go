@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/kv/pebble"
 )
 
 // TestReportShow reads the reports that the tests of pipeline/report write, as files, by a pipe, and as JSON.
@@ -51,5 +58,25 @@ func TestReportHostile(t *testing.T) {
 	if code != exitFailed || !strings.Contains(stdout, "a.xml: read the report: it has a document type declaration") || !strings.Contains(stdout, "1 messages") ||
 		!strings.Contains(stderr, "1 reports could not be read") || strings.ContainsAny(stdout, "\u202e\u009b\x1b") {
 		t.Errorf("%d\n%q\n%s", code, stdout, stderr)
+	}
+}
+
+// TestReportLimit: a limit that makes no sense is no reason to end the server, which does the work.
+func TestReportLimit(t *testing.T) {
+	store, err := storage.Open(t.Context(), storage.Options{
+		Dir: "data", FS: vfs.NewMem(), Logger: slog.New(slog.DiscardHandler), Pebble: pebble.Options{MinFree: -1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close(context.Background())
+	if _, err := store.CreateAccount(t.Context(), "alice@example.test", "correct horse", storage.AccountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []int{-5, 0, 1 << 40} {
+		r := reportRequest{Account: "alice@example.test", Mailbox: "INBOX", Limit: limit}
+		if err := showReports(t.Context(), store, r, func(any) error { return nil }); err != nil {
+			t.Errorf("%d: %v", limit, err)
+		}
 	}
 }

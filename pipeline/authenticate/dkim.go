@@ -85,7 +85,7 @@ func (s *Stage) verifySignatures(ctx, lookups context.Context, m *pipeline.Messa
 	if more > 0 {
 		r.dkim = append(r.dkim, dkimResult{result: resultPolicy, why: plural(more, "more signature") + " not looked at"})
 	}
-	r.arc = r.chain.Verify(&arc.Check{Header: c.header, Body: &c.body, Key: c.key, Spend: c.spend})
+	r.arc = r.chain.Verify(&arc.Check{Header: c.header, Body: &c.body, Now: c.now, Key: c.key, Spend: c.spend})
 	return ctx.Err()
 }
 

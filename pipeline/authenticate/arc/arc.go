@@ -19,6 +19,7 @@ import (
 	"hash"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
@@ -195,6 +196,7 @@ func (c *Chain) Newest() *dkim.Signature {
 type Check struct {
 	Header *dkim.Header
 	Body   *dkim.Body // with the sums of the forms that the message signatures want
+	Now    time.Time  // at which the newest of them has to hold; zero: they are not asked
 	Key    func(*dkim.Signature) (*dkim.Key, error)
 
 	// Spend counts a verification, with whole of one for which the header is hashed; false: enough has been spent on this message.
@@ -208,8 +210,8 @@ type Verdict struct {
 	Oldest int    // the lowest instance from which on the message has not changed; 0: since the first (section 5.2 step 5)
 }
 
-// Verify checks a chain (section 5.2). Signatures of sealed messages do not expire within a chain: when it was sealed,
-// they were good.
+// Verify checks a chain (section 5.2). Message signatures below the newest do not expire: when they were sealed, they were
+// good.
 func (c *Chain) Verify(k *Check) Verdict {
 	switch {
 	case !c.Some:
@@ -218,6 +220,11 @@ func (c *Chain) Verify(k *Check) Verdict {
 		return Verdict{Result: Fail, Why: c.Why}
 	}
 	n := len(c.Sets)
+	if !k.Now.IsZero() {
+		if err := c.Sets[n-1].Message.CheckTime(k.Now); err != nil {
+			return Verdict{Result: Fail, Why: fmt.Sprintf("message signature %d: %s", n, why(err))}
+		}
+	}
 	if err := k.message(c.Sets[n-1].Message); err != nil {
 		return Verdict{Result: Fail, Why: fmt.Sprintf("message signature %d: %s", n, why(err))}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"math/bits"
 	"strings"
 )
 
@@ -41,10 +42,15 @@ func (k *Key) Bits() int {
 	return 8 * ed25519.PublicKeySize
 }
 
+// usualSteps is how many multiplications the usual exponent, 65537, takes.
+const usualSteps = 19
+
 // Cost returns what one verification costs, in those with RSA of 1024 bits.
 func (k *Key) Cost() int {
 	if k.rsa != nil {
-		return k.Bits() * k.Bits() / (1024 * 1024)
+		squares := k.Bits() * k.Bits() / (1024 * 1024)
+		steps := bits.Len(uint(k.rsa.E)) + bits.OnesCount(uint(k.rsa.E)) // of which 65537 has 19, and the largest 62
+		return squares * max(steps, usualSteps) / usualSteps
 	}
 	return 6
 }

@@ -49,10 +49,7 @@ func Parse(raw []byte) (*Signature, error) {
 	if err := s.parseIdentity(); err != nil {
 		return s, err
 	}
-	if !hasName(s.Names, "from") {
-		return s, permError("h= does not name From") // section 5.4
-	}
-	return s, nil
+	return s, s.signsFrom()
 }
 
 // ParseARCMessage reads an ARC-Message-Signature: i= is its instance, and there is no v= (RFC 8617 section 4.1.2).
@@ -61,7 +58,18 @@ func ParseARCMessage(raw []byte) (*Signature, error) {
 	if err != nil {
 		return s, err
 	}
-	return s, s.parseMessage()
+	if err := s.parseMessage(); err != nil {
+		return s, err
+	}
+	return s, s.signsFrom()
+}
+
+// signsFrom returns an error for a signature that lets anybody be the author (section 5.4).
+func (s *Signature) signsFrom() error {
+	if !hasName(s.Names, "from") {
+		return permError("h= does not name From")
+	}
+	return nil
 }
 
 // ParseARCSeal reads an ARC-Seal, which signs no body and names no fields (RFC 8617 section 4.1.3).

@@ -57,7 +57,7 @@ func makeKey(dir string, keys []Key, w Wish, state State, now time.Time) (Key, e
 		k.Activated = now
 	}
 	if k.Selector == "" {
-		k.Selector = freeSelector(keys, w.Algorithm, now)
+		k.Selector = freeSelector(dir, keys, w.Algorithm, now)
 	}
 	if clean, ok := dkim.Domain(k.Selector); !ok || clean != k.Selector {
 		return k, fmt.Errorf("%q is not a selector, expected lower-case letters, digits and hyphens", k.Selector)
@@ -99,15 +99,19 @@ func taken(keys []Key, selector string) bool {
 }
 
 // freeSelector names the day on which a key was made, and its kind: a key does not get the selector of another, since caches may have
-// its old key.
-func freeSelector(keys []Key, algorithm string, now time.Time) string {
+// its old key. Nor that of a file that a command left which did not come to its end.
+func freeSelector(dir string, keys []Key, algorithm string, now time.Time) string {
 	base := now.Format("20060102")
 	kind := "r"
 	if algorithm == dkim.Ed25519 {
 		kind = "e"
 	}
 	selector := base + kind
-	for n := 2; taken(keys, selector); n++ {
+	used := func() bool {
+		_, err := os.Lstat(filepath.Join(dir, selector+suffix))
+		return err == nil || taken(keys, selector)
+	}
+	for n := 2; used(); n++ {
 		selector = fmt.Sprintf("%s%s%d", base, kind, n)
 	}
 	return selector
@@ -217,7 +221,7 @@ func (d Dir) change(domain string, f func(dir string, keys []Key) ([]Key, error)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := d.ready(dir); err != nil {
 		return fmt.Errorf("make the keys' directory: %w", err)
 	}
 	lock, err := os.Open(dir)
@@ -242,6 +246,22 @@ func (d Dir) change(domain string, f func(dir string, keys []Key) ([]Key, error)
 	return writeFile(filepath.Join(dir, stateName), append(text, '\n'))
 }
 
+// ready makes the directory of a domain and that of all, so that they stay and the owner alone can look into them.
+func (d Dir) ready(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{string(d), dir} {
+		if err := os.Chmod(name, 0o700); err != nil { // it may have been made by hand
+			return err
+		}
+		if err := syncDir(filepath.Dir(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeFile replaces a file as a whole: written, synced, named, and the directory synced.
 func writeFile(name string, content []byte) error {
 	dir := filepath.Dir(name)
@@ -260,6 +280,10 @@ func writeFile(name string, content []byte) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
