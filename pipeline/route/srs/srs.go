@@ -6,8 +6,10 @@
 // servers forward it, a bounce goes to the first of them, and from there home.
 //
 // Promises: nobody but who has the secret can make an address that Reverse takes, so the domain of SRS addresses is no way
-// to reach other servers; an address is taken for 21 days; two secrets are taken while they are changed. HASH is 40
-// bits of an HMAC in base32, over everything behind it, without regard to case, since some servers change that.
+// to reach other servers; an address is taken for 21 days, an SRS1 address for up to 28, and never again; two secrets are
+// taken while they are changed. HASH is 40 bits of an HMAC in base32, over everything behind it, without regard to case,
+// since some servers change that, and over the time: the day, of which the address says but two characters, or for SRS1,
+// which has room for none of ours, the week.
 //
 // Untrusted input: senders (Forward) and recipients (Reverse) of anybody. Both are bounded, and what comes out can stand in
 // MAIL FROM and RCPT TO if what went in was read by package receive.
@@ -18,6 +20,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -31,6 +34,7 @@ const (
 	maxDomain = 253
 	hashSize  = 8 // characters of base32
 	days      = 1 << 10
+	week      = 7 // days
 )
 
 // Errors of Forward and Reverse.
@@ -94,9 +98,13 @@ func (r *Rewriter) Forward(local, domain string) (string, error) {
 		}
 		mark, rest = "SRS1=", inner
 	default:
-		mark, rest = "SRS0=", r.stamp()+"="+domain+"="+local
+		mark, rest = "SRS0=", stamp(r.today())+"="+domain+"="+local
 	}
-	out := mark + hash(r.secrets[0], mark, rest) + "=" + rest
+	when := r.today()
+	if mark == "SRS1=" {
+		when /= week
+	}
+	out := mark + hash(r.secrets[0], mark, rest, when) + "=" + rest
 	if len(out) > maxLocal {
 		return "", ErrTooLong
 	}
@@ -111,24 +119,29 @@ func (r *Rewriter) Reverse(local string) (original, domain string, err error) {
 	}
 	mark := strings.ToUpper(local[:4]) + "="
 	have, rest, ok := strings.Cut(local[len(mark):], "=")
-	if !ok || len(local) > 2*maxLocal || !r.signed(have, mark, rest) {
+	if !ok || len(local) > 2*maxLocal {
 		return "", "", ErrForged
 	}
 	if mark == "SRS1=" {
+		if !r.signed(have, mark, rest, r.weeks()...) {
+			return "", "", ErrForged
+		}
 		domain, original, ok = strings.Cut(rest, "=")
 		original = "SRS0" + original
 		if !ok || !marked(original, "SRS0") {
 			return "", "", ErrForged
 		}
 	} else {
-		var stamp string
-		if stamp, rest, ok = strings.Cut(rest, "="); !ok {
+		stamp, of, _ := strings.Cut(rest, "=")
+		before, after, ok := r.dates(stamp)
+		past := ok && r.signed(have, mark, rest, before)
+		if !past && (!ok || !r.signed(have, mark, rest, after)) {
 			return "", "", ErrForged
 		}
-		if domain, original, ok = strings.Cut(rest, "="); !ok || original == "" {
+		if domain, original, ok = strings.Cut(of, "="); !ok || original == "" {
 			return "", "", ErrForged
 		}
-		if !r.fresh(stamp) {
+		if past && r.today()-before > maxAge || !past && after-r.today() > 1 { // clocks differ
 			return "", "", ErrExpired
 		}
 	}
@@ -139,43 +152,58 @@ func (r *Rewriter) Reverse(local string) (original, domain string, err error) {
 	return original, domain, nil
 }
 
-// hash signs what follows it, without regard to case.
-func hash(secret []byte, mark, rest string) string {
+// hash signs what follows it, without regard to case, and when that was.
+func hash(secret []byte, mark, rest string, when int64) string {
 	h := hmac.New(sha256.New, secret)
 	h.Write([]byte(strings.ToLower(mark + rest)))
+	h.Write(binary.BigEndian.AppendUint64([]byte{0}, uint64(when)))
 	return base.EncodeToString(h.Sum(nil))[:hashSize]
 }
 
-func (r *Rewriter) signed(have, mark, rest string) bool {
+// signed reports whether have is the hash of one of these times.
+func (r *Rewriter) signed(have, mark, rest string, times ...int64) bool {
 	have = strings.ToUpper(have)
 	found := 0
 	for _, secret := range r.secrets {
-		found |= subtle.ConstantTimeCompare([]byte(have), []byte(hash(secret, mark, rest)))
+		for _, when := range times {
+			found |= subtle.ConstantTimeCompare([]byte(have), []byte(hash(secret, mark, rest, when)))
+		}
 	}
 	return found == 1
 }
 
-// stamp is the day in two characters of base32; it comes round after 1024 days.
-func (r *Rewriter) stamp() string {
-	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-	day := r.now().Unix() / (24 * 60 * 60) % days
+// today is the number of the day.
+func (r *Rewriter) today() int64 { return r.now().Unix() / (24 * 60 * 60) }
+
+// weeks are those in which an SRS1 address may have been made: that of tomorrow, since clocks differ, and those of the last 21 days.
+func (r *Rewriter) weeks() (list []int64) {
+	for day := (r.today() + 1) / week; day >= (r.today()-maxAge)/week; day-- {
+		list = append(list, day)
+	}
+	return list
+}
+
+const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+// stamp is a day in two characters of base32; it comes round after 1024 days.
+func stamp(day int64) string {
+	day %= days
 	return string([]byte{digits[day>>5], digits[day&31]})
 }
 
-// fresh reports whether a stamp is of the last 21 days, or of tomorrow: clocks differ.
-func (r *Rewriter) fresh(stamp string) bool {
-	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+// dates returns the last day up to today, and the first one after it, that have a stamp.
+func (r *Rewriter) dates(stamp string) (before, after int64, ok bool) {
 	if len(stamp) != 2 {
-		return false
+		return 0, 0, false
 	}
 	stamp = strings.ToUpper(stamp)
 	high, low := strings.IndexByte(digits, stamp[0]), strings.IndexByte(digits, stamp[1])
 	if high < 0 || low < 0 {
-		return false
+		return 0, 0, false
 	}
-	today := int(r.now().Unix() / (24 * 60 * 60) % days)
-	age := (today - (high<<5 | low) + days) % days
-	return age <= maxAge || age == days-1
+	today := r.today()
+	before = today - (today-int64(high<<5|low)+days)%days
+	return before, before + days, true
 }
 
 func validDomain(name string) bool {

@@ -85,6 +85,30 @@ func TestReverse(t *testing.T) {
 	}
 }
 
+// TestNeverAgain: an address is not taken for a second time when its stamp comes round, and one without a stamp of ours, SRS1,
+// has its time too (RULES A9).
+func TestNeverAgain(t *testing.T) {
+	made, err := rewriter(t, "a.test", 20_000, secret).Forward("bob", "example.net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, day := range []int64{20_000 + 1023, 20_000 + 1024, 20_000 + 1030, 20_000 + 2048} {
+		if local, domain, err := rewriter(t, "a.test", day, secret).Reverse(made); err == nil {
+			t.Errorf("on day %d it is taken again: %q@%q", day, local, domain)
+		}
+	}
+	if made, err = rewriter(t, "a.test", 20_000, other, secret).Forward(made, "b.test"); err != nil {
+		t.Fatal(err)
+	}
+	for day, want := range map[int64]error{
+		19_999: nil, 20_000: nil, 20_010: nil, 20_021: nil, 20_028: ErrForged, 20_100: ErrForged, 20_000 + 1024: ErrForged, 19_990: ErrForged,
+	} {
+		if _, _, err := rewriter(t, "a.test", day, secret, other).Reverse(made); !errors.Is(err, want) {
+			t.Errorf("SRS1 on day %d: %v, want %v", day, err, want)
+		}
+	}
+}
+
 // TestForward: what can't be rewritten stays.
 func TestForward(t *testing.T) {
 	r := rewriter(t, "a.test", 20_000, secret)
