@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -136,6 +137,7 @@ func orElse(r, otherwise Reply) Reply {
 func land(m *Message, mixed Mixed) {
 	for _, r := range m.Recipients {
 		r.leave()
+		remote := r.remote()
 		o := r.Opinion
 		switch o.Action {
 		case sdk.Quarantine:
@@ -159,8 +161,28 @@ func land(m *Message, mixed Mixed) {
 		case sdk.Defer:
 			r.Hops = nil // LMTP only: its own 4xx
 		}
+		r.Leaves = remote && r.has(HopRemote, HopQuarantine)
 	}
 	oneCopyEach(m)
+}
+
+// remote reports whether mail of a recipient leaves, be it from quarantine.
+func (r *Recipient) remote() bool {
+	for i := range r.Hops {
+		if h := &r.Hops[i]; h.Kind == HopRemote || h.Kind == HopQuarantine && h.Address != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Recipient) has(kinds ...HopKind) bool {
+	for i := range r.Hops {
+		if slices.Contains(kinds, r.Hops[i].Kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // junk makes a hop one for junk. Into a mailbox it goes as such; to another server it does not go at all unless we know who

@@ -201,6 +201,11 @@ func TestLandAway(t *testing.T) {
 			Hop{Kind: HopRemote, Address: "y@there.test", Via: "lmtp:///run/lmtp"})
 		m.Recipients[1].Hops = []Hop{{Kind: HopRemote, Address: "x@there.test"}, {Kind: HopRemote, Address: "Y@there.test"}}
 		land(m, MixedQuarantine)
+		for _, r := range m.Recipients { // what is released from quarantine leaves sealed (RULES A6)
+			if want := c.action != sdk.Discard; r.Leaves != want {
+				t.Errorf("%s: %s leaves: %v", c.name, r.Address, r.Leaves)
+			}
+		}
 		var each []string
 		for _, r := range m.Recipients {
 			var hops []string
@@ -222,5 +227,9 @@ func TestLandAway(t *testing.T) {
 		if got := strings.Join(each, ";"); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
+	}
+	m := message(sdk.Stranger, sdk.Quarantine, sdk.Accept)
+	if land(m, MixedQuarantine); m.Recipients[0].Leaves || m.Recipients[1].Leaves {
+		t.Error("mail for mailboxes leaves")
 	}
 }

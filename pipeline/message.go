@@ -91,6 +91,7 @@ type Recipient struct {
 	Opinion Opinion  // the strongest so far
 	Version *Version // the message as this recipient shall get it
 	Hops    []Hop    // filled in by route
+	Leaves  bool     // set when hops are final: a copy goes to another server, now or when it is released from quarantine
 }
 
 // Opinion is what was decided about one recipient, by whom, and why.

@@ -105,7 +105,8 @@ type Courier interface {
 	Send(ctx context.Context, hop NextHop, p *Parcel) (s Sent, done func(), err error)
 }
 
-// Sealer signs what leaves: ARC seals and DKIM signatures, after the last change (RULES A6).
+// Sealer signs what leaves: ARC seals and DKIM signatures, after the last change (RULES A6). It is asked about what waits in
+// quarantine too (Recipient.Leaves): when that is released nothing about it can be changed any more.
 // An error defers the message: nothing was changed then.
 type Sealer interface {
 	Seal(ctx context.Context, m *Message) error

@@ -82,20 +82,20 @@ func (s *Sealer) Seal(ctx context.Context, m *pipeline.Message) error {
 	return nil
 }
 
-// remoteDomains returns the domains to which a version was addressed before it leaves us again; none if it does not.
+// remoteDomains returns the domains to which a version was addressed before it leaves us again, be it when it is released
+// from quarantine; none if it does not.
 func remoteDomains(m *pipeline.Message, of []int, version int) []string {
 	var domains []string
 	for i, r := range m.Recipients {
 		if of[i] != version {
 			continue
 		}
-		for _, h := range r.Hops {
-			if h.Kind == pipeline.HopRemote {
-				_, domain := splitAddress(r.Address)
-				if !contains(domains, domain) {
-					domains = append(domains, domain)
-				}
-			}
+		leaves := r.Leaves
+		for k := 0; k < len(r.Hops) && !leaves; k++ {
+			leaves = r.Hops[k].Kind == pipeline.HopRemote
+		}
+		if _, domain := splitAddress(r.Address); leaves && !contains(domains, domain) {
+			domains = append(domains, domain)
 		}
 	}
 	return domains

@@ -263,6 +263,26 @@ func TestSealLocal(t *testing.T) {
 	}
 }
 
+// TestSealQuarantined: what a stranger sends through an alias, and waits in quarantine, leaves when it is released: it is sealed
+// before, since nothing can be changed then (RULES A6).
+func TestSealQuarantined(t *testing.T) {
+	for leaves, want := range map[bool]bool{true: true, false: false} {
+		f := newFixture(t, "")
+		sealer, _ := f.sealer(map[string]Signing{"sluice.test": DefaultSigning()})
+		m := f.message("carol@sluice.test", ours)
+		m.Recipients = m.Recipients[:1]
+		m.Recipients[0].Address = "list@sluice.test"
+		f.process(m)
+		m.Recipients[0].Hops, m.Recipients[0].Leaves = []pipeline.Hop{{Kind: pipeline.HopQuarantine, Why: "score 9"}}, leaves
+		if err := sealer.Seal(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(text(t, m), "ARC-Seal: i=1"); got != want {
+			t.Errorf("leaves %v: sealed %v", leaves, got)
+		}
+	}
+}
+
 // BenchmarkSeal is what a message of 4 KiB costs on top of the signature itself.
 func BenchmarkSeal(b *testing.B) {
 	body := strings.Repeat("A line of a body, as long as lines in bodies usually are.\n", 60)

@@ -7,10 +7,14 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/net/publicsuffix"
+
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // This file is what a forward needs beside a target: a sender for which SPF holds at the next server, and a mark by which the
@@ -44,26 +48,90 @@ func (f *Forward) Validate() error {
 	return errors.Join(problems...)
 }
 
-// rewrite returns what takes the place of MAIL FROM on a forward, or "" where it stays: it is ours, or none, or can't be
-// rewritten (RULES A9).
-func (t *Table) rewrite(sender string) string {
+// rewrite returns what takes the place of MAIL FROM on a forward, or "" where it stays: it is ours, or none (RULES A9). An
+// error says why it stays although it should not.
+func (t *Table) rewrite(sender string) (string, error) {
 	if t.srs == nil || sender == "" {
-		return ""
+		return "", nil
 	}
-	at := strings.LastIndexByte(sender, '@')
-	if at <= 0 {
-		return ""
-	}
-	local, ok := plainLocal(sender[:at])
-	name, err := foldDomain(sender[at+1:])
-	if !ok || err != nil || t.ours(name) {
-		return ""
+	local, name, err := apart(sender)
+	switch {
+	case err != nil:
+		return "", err
+	case t.ours(name):
+		return "", nil
 	}
 	made, err := t.srs.Forward(local, name)
 	if err != nil {
-		return ""
+		return "", err
 	}
-	return quote(made) + "@" + t.srs.Domain()
+	return quote(made) + "@" + t.srs.Domain(), nil
+}
+
+// apart divides a sender: the local part without quotes, the domain folded.
+func apart(sender string) (local, name string, err error) {
+	at := strings.LastIndexByte(sender, '@')
+	if at <= 0 {
+		return "", "", ErrBadAddress
+	}
+	local, ok := plainLocal(sender[:at])
+	if !ok {
+		return "", "", ErrBadAddress
+	}
+	name, err = foldDomain(sender[at+1:])
+	return local, name, err
+}
+
+// lending is what a forward of a stranger's mail would lend our name to.
+type lending struct {
+	keep bool   // no sender of ours
+	why  string // not "": it does not leave at all
+}
+
+// lends looks at mail that claims to be from a domain of ours, and is not, by that domain's own record. Forwarded, it would
+// come from a server that the record names: SPF would pass at the next server for a sender or a greeting of ours, and with it
+// DMARC for a From of ours (RFC 7489 section 3.1.2). So SRS is not for such mail; and where MAIL FROM is ours already, or is
+// null, so that our greeting stands for it (RFC 7208 section 2.4), it waits in quarantine.
+func (t *Table) lends(m *pipeline.Message) lending {
+	if m.Origin != sdk.Stranger || m.Auth == nil {
+		return lending{}
+	}
+	failed := m.Auth.DMARC == "fail" && t.related(m.Auth.DMARCDomain)
+	if m.Sender == "" {
+		if failed {
+			return lending{why: "its author claims to be from " + m.Auth.DMARCDomain + ", and is not"}
+		}
+		return lending{}
+	}
+	_, name, err := apart(m.Sender)
+	if err != nil || !t.ours(name) || m.Auth.SenderVerified {
+		return lending{keep: failed}
+	}
+	switch m.Auth.SPF {
+	case "fail", "softfail", "neutral": // there is a record, and it does not name who sent this
+		return lending{why: "its sender claims to be from " + name + ", whose SPF record says that it is not"}
+	}
+	if failed {
+		return lending{why: "its author claims to be from " + m.Auth.DMARCDomain + ", and is not"}
+	}
+	return lending{}
+}
+
+// related reports whether SPF of a sender of ours, or of our greeting, may be aligned with a domain.
+func (t *Table) related(domain string) bool {
+	if t.ours(domain) {
+		return true
+	}
+	org := organization(domain)
+	return t.srs != nil && org == organization(t.srs.Domain()) || org == organization(strings.ToLower(t.hostname))
+}
+
+// organization returns the domain that somebody registered (RFC 7489 section 3.2).
+func organization(domain string) string {
+	if org, err := publicsuffix.EffectiveTLDPlusOne(domain); err == nil {
+		return org
+	}
+	return domain
 }
 
 // Owner returns who is told that forwards of an address of ours fail (RULES A7): owner-NAME where there is such an alias beside
@@ -147,6 +215,49 @@ func forwardedBefore(v *pipeline.Version) map[string]bool {
 		}
 	}
 	return found
+}
+
+// forwarding is what the forwards of one message have in common.
+type forwarding struct {
+	table     *Table
+	forwarded map[int]bool    // recipients whose mail is forwarded
+	tokens    []string        // of theirs
+	before    map[string]bool // tokens that the message had
+	lending   lending
+	sender    string // of those who get one of ours
+	problem   error  // why there is none
+}
+
+func newForwarding(t *Table, m *pipeline.Message) *forwarding {
+	f := &forwarding{table: t, forwarded: make(map[int]bool), before: forwardedBefore(m.Arrived()), lending: t.lends(m)}
+	switch f.lending {
+	case lending{}:
+		f.sender, f.problem = t.rewrite(m.Sender)
+	case lending{keep: true}:
+		f.problem = fmt.Errorf("the author claims to be from %s, and is not; a sender of ours would say the same", m.Auth.DMARCDomain)
+	}
+	return f
+}
+
+// passes reports whether mail may be forwarded from an address of ours: it was not before.
+func (f *forwarding) passes(through string) bool {
+	token := f.table.loopToken(through)
+	if f.before[token] {
+		return false
+	}
+	if !slices.Contains(f.tokens, token) {
+		f.tokens = append(f.tokens, token)
+	}
+	return true
+}
+
+// hop finishes a hop that leads away.
+func (f *forwarding) hop(h *pipeline.Hop) {
+	if f.lending.why == "" {
+		h.Sender = f.sender
+		return
+	}
+	h.Kind, h.Why = pipeline.HopQuarantine, "it does not leave for "+h.Address+": "+f.lending.why
 }
 
 // mark puts the loop field on the versions of recipients whose mail is forwarded; those who share a version go on sharing

@@ -22,6 +22,7 @@ type node struct {
 	p     *pipeline.Pipeline
 	desk  *desk
 	table *Table
+	auth  *pipeline.Auth // what authenticate would have found
 }
 
 func newNode(t *testing.T, o Options) *node {
@@ -45,7 +46,7 @@ func newNode(t *testing.T, o Options) *node {
 // take sends a message through a node and returns what it commits: for each recipient its content.
 func (n *node) take(origin sdk.Origin, sender, content string, to ...string) (pipeline.Result, *pipeline.Message, []string) {
 	n.t.Helper()
-	m := &pipeline.Message{Origin: origin, Peer: &pipeline.Peer{}, Sender: sender, Received: time.Now()}
+	m := &pipeline.Message{Origin: origin, Peer: &pipeline.Peer{}, Sender: sender, Received: time.Now(), Auth: n.auth}
 	for _, address := range to {
 		if reply := n.p.Recipient(n.t.Context(), m, address, pipeline.RecipientParams{}); !reply.OK() {
 			return pipeline.Result{Reply: reply}, m, nil
@@ -242,5 +243,62 @@ func TestSenderOfForwards(t *testing.T) {
 	later := newNode(t, o)
 	if result, _, _ := later.take(sdk.Stranger, "", "Subject: x\r\n\r\n", back); result.Reply != pipeline.ReplyNoMailbox {
 		t.Errorf("a month later: %v", result.Reply)
+	}
+}
+
+// TestOurNameIsNotLent: a forward of mail that is not from a domain of ours, by the domain's own records, does not make it so
+// at the next server.
+func TestOurNameIsNotLent(t *testing.T) {
+	here := newNode(t, Options{
+		Hostname: "mx.here.test", Accounts: people{"carol@here.test"}, Forward: Forward{"here.test", []string{"0123456789abcdef"}},
+		Domains: map[string]Domain{"here.test": {Aliases: map[string]AddressList{"away": {"carol@here.test", "x@there.test"}}}},
+	})
+	const local, rewritten, kept, waits = "away@here.test mailbox carol@here.test ", "remote x@there.test from SRS0=", "remote x@there.test", "quarantine x@there.test"
+	for _, c := range []struct {
+		name   string
+		origin sdk.Origin
+		sender string
+		auth   *pipeline.Auth
+		want   string
+	}{
+		{"nobody looked", sdk.Stranger, "s@example.net", nil, rewritten},
+		{"somebody", sdk.Stranger, "s@example.net", &pipeline.Auth{SPF: "fail", SPFDomain: "example.net", DMARC: "fail", DMARCDomain: "example.net"}, rewritten},
+		{"our author", sdk.Stranger, "s@example.net", &pipeline.Auth{SPF: "pass", SenderVerified: true, DMARC: "fail", DMARCDomain: "here.test"}, kept},
+		{"an author beside us", sdk.Stranger, "s@example.net", &pipeline.Auth{SPF: "pass", SenderVerified: true, DMARC: "fail", DMARCDomain: "sub.here.test"}, kept},
+		{"our author, from a list that signs for him", sdk.Stranger, "s@example.net", &pipeline.Auth{SPF: "pass", SenderVerified: true, DMARC: "pass", DMARCDomain: "here.test"}, rewritten},
+		{"our author, null sender", sdk.Stranger, "", &pipeline.Auth{DMARC: "fail", DMARCDomain: "here.test"}, waits},
+		{"a bounce", sdk.Stranger, "", &pipeline.Auth{DMARC: "fail", DMARCDomain: "example.net"}, kept},
+		{"our sender", sdk.Stranger, "s@here.test", &pipeline.Auth{SPF: "softfail", SPFDomain: "here.test"}, waits},
+		{"our sender and author", sdk.Stranger, "s@here.test", &pipeline.Auth{SPF: "none", DMARC: "fail", DMARCDomain: "here.test"}, waits},
+		{"our sender, without records", sdk.Stranger, "s@here.test", &pipeline.Auth{SPF: "none", DMARC: "none"}, kept},
+		{"our sender, signed", sdk.Stranger, "s@here.test", &pipeline.Auth{SPF: "fail", SenderVerified: true}, kept},
+		{"our user", sdk.Login, "carol@here.test", &pipeline.Auth{SenderVerified: true}, kept},
+	} {
+		here.auth = c.auth
+		result, m, _ := here.take(c.origin, c.sender, "Subject: x\r\n\r\n", "away@here.test")
+		if got := ways(m); !result.Committed || got != local+c.want {
+			t.Errorf("%s: %v, %s, want %s", c.name, result.Reply, got, local+c.want)
+		}
+		if !m.Recipients[0].Leaves {
+			t.Errorf("%s: it is not sealed", c.name)
+		}
+	}
+}
+
+// TestSenderKeptIsTold: a sender that can't be rewritten stays, and the trace says why.
+func TestSenderKeptIsTold(t *testing.T) {
+	here := newNode(t, Options{
+		Hostname: "mx.here.test", Accounts: people{}, Forward: Forward{"here.test", []string{"0123456789abcdef"}},
+		Domains: forwards(map[string]AddressList{"away": {"x@there.test", "y@there.test"}}),
+	})
+	_, m, _ := here.take(sdk.Stranger, strings.Repeat("x", 120)+"@example.net", "Subject: x\r\n\r\n", "away@here.test")
+	told := 0
+	for _, e := range m.Trace.Events() {
+		if e.Action == "sender kept" && strings.Contains(e.Text, "too long") {
+			told++
+		}
+	}
+	if told != 1 || ways(m) != "away@here.test remote x@there.test remote y@there.test" {
+		t.Errorf("told %d times, %s", told, ways(m))
 	}
 }

@@ -55,6 +55,12 @@ func (roomy) Quota(context.Context, storage.AccountID) (storage.Quota, error) {
 // send takes a message to alice and carol through route with plugins.
 func send(t *testing.T, quotas Quotas, plugins ...*router) (pipeline.Result, *pipeline.Message) {
 	t.Helper()
+	return sendThrough(t, quotas, nil, plugins...)
+}
+
+// sendThrough is send with stages before route.
+func sendThrough(t *testing.T, quotas Quotas, before []pipeline.Stage, plugins ...*router) (pipeline.Result, *pipeline.Message) {
+	t.Helper()
 	blobs, err := blob.Open(vfs.NewMem(), "blob", blob.NewBudget(1<<20), 64<<10, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +71,7 @@ func send(t *testing.T, quotas Quotas, plugins ...*router) (pipeline.Result, *pi
 	}
 	stage, d := New(table(t), quotas, askers), &desk{}
 	p := pipeline.New(pipeline.Options{
-		Name: "inbound", Stages: []pipeline.Stage{stage}, Router: stage, Queue: d, Deadline: 10 * time.Second, MaxSize: 1000,
+		Name: "inbound", Stages: append(before, stage), Router: stage, Queue: d, Deadline: 10 * time.Second, MaxSize: 1000,
 		Logger: slog.New(slog.DiscardHandler), Blobs: blobs,
 	})
 	sp := blobs.NewSpool()
@@ -203,5 +209,47 @@ func TestRouterFails(t *testing.T) {
 	}
 	if !found || result.Reply.Text != pipeline.ReplyNoLiteral.Text {
 		t.Errorf("%v %+v", result.Reply, m.Trace.Events())
+	}
+}
+
+// scanner is a stage before route that does nothing but ask a plugin.
+type scanner struct{ panel pipeline.Panel }
+
+func (s *scanner) Name() string { return s.panel.Stage }
+func (s *scanner) Process(ctx context.Context, m *pipeline.Message) error {
+	s.panel.Settle(m, s.panel.Ask(ctx, m))
+	return nil
+}
+
+// reader is a plugin that is asked about the content.
+type reader struct{ *router }
+
+func (r reader) Manifest() sdk.Manifest {
+	m := r.router.Manifest()
+	m.Phases = []sdk.Phase{sdk.PhaseContent}
+	return m
+}
+
+// TestAddedAgain: a recipient whom a plugin of an earlier stage removed and one of route adds again gets the message: it is
+// not acknowledged and then in no place at all.
+func TestAddedAgain(t *testing.T) {
+	change := func(kind sdk.ChangeKind, address string) *router {
+		return &router{name: string(kind), verdict: sdk.Verdict{Changes: []sdk.Change{{Kind: kind, Address: address}}}}
+	}
+	for _, c := range []struct{ again, want string }{
+		{"carol@example.test", "alice mailbox alice; carol mailbox carol"},
+		{"Carol@Example.test", "alice mailbox alice; carol mailbox carol"},
+	} {
+		before := &scanner{pipeline.Panel{Stage: pipeline.StageAntiSpam, Askers: []pipeline.Asker{reader{change(sdk.RemoveRecipient, "carol@example.test")}}, Default: sdk.Accept}}
+		result, m := sendThrough(t, roomy{}, []pipeline.Stage{before}, change(sdk.AddRecipient, c.again))
+		if got := ways(m); !result.Committed || got != c.want {
+			t.Errorf("%s: %v, %s, want %s", c.again, result.Reply, got, c.want)
+		}
+	}
+	added := &scanner{pipeline.Panel{Stage: pipeline.StageAntiSpam, Askers: []pipeline.Asker{reader{change(sdk.AddRecipient, "x@elsewhere.test")}}, Default: sdk.Accept}}
+	removed := &scanner{pipeline.Panel{Stage: pipeline.StageAntiVirus, Askers: []pipeline.Asker{reader{change(sdk.RemoveRecipient, "x@elsewhere.test")}}, Default: sdk.Accept}}
+	_, m := sendThrough(t, roomy{}, []pipeline.Stage{added, removed}, change(sdk.AddRecipient, "x@elsewhere.test"))
+	if got, want := ways(m), "alice mailbox alice; carol mailbox carol; x@elsewhere.test remote x@elsewhere.test from SRS0="; got != want {
+		t.Errorf("a remote one: %s, want %s", got, want)
 	}
 }

@@ -134,8 +134,7 @@ func (s *Stage) room(ctx context.Context, targets []Target, size int64) pipeline
 // those that a plugin wants instead.
 func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 	start := time.Now()
-	ways := make([][]Target, 0, len(m.Recipients))
-	ways, err := s.resolve(ctx, m, ways)
+	ways, err := s.resolve(ctx, m, make([][]Target, 0, len(m.Recipients)))
 	if err != nil {
 		return err
 	}
@@ -160,11 +159,12 @@ func (s *Stage) Process(ctx context.Context, m *pipeline.Message) error {
 // gone reports whether nothing is to be done for a recipient.
 func gone(r *pipeline.Recipient) bool { return r.Opinion.Action == sdk.Reject || r.Removed != "" }
 
-// resolve looks up the recipients from the len(ways)-th on and appends where they lead.
+// resolve looks up the recipients that have no way yet: new ones, and those whom a plugin had removed and another added
+// again. It returns the ways of all.
 func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]Target) ([][]Target, error) {
-	for _, r := range m.Recipients[len(ways):] {
-		if gone(r) {
-			ways = append(ways, nil)
+	ways = append(ways, make([][]Target, len(m.Recipients)-len(ways))...)
+	for i, r := range m.Recipients {
+		if ways[i] != nil || gone(r) {
 			continue
 		}
 		var way Way
@@ -182,7 +182,7 @@ func (s *Stage) resolve(ctx context.Context, m *pipeline.Message, ways [][]Targe
 		default:
 			r.Hops = hops(r.Hops[:0], way.Targets)
 		}
-		ways = append(ways, way.Targets)
+		ways[i] = way.Targets
 	}
 	return ways, nil
 }
@@ -204,7 +204,7 @@ func (t *Table) Hops(sender string, targets []Target) []pipeline.Hop {
 	list := hops(nil, targets)
 	for i := range targets {
 		if targets[i].Forward {
-			list[i].Sender = t.rewrite(sender)
+			list[i].Sender, _ = t.rewrite(sender)
 		}
 	}
 	return list
@@ -213,9 +213,7 @@ func (t *Table) Hops(sender string, targets []Target) []pipeline.Hop {
 // leave sees to what forwards of other people's mail need: a message that was forwarded from the same address before is
 // refused, since it runs in a circle (RFC 5321 section 6.3); any other is marked, and has a sender of ours where it needs one.
 func (s *Stage) leave(m *pipeline.Message, ways [][]Target) {
-	var forwarded map[int]bool
-	var tokens []string
-	var before map[string]bool
+	var f *forwarding
 	for i, r := range m.Recipients {
 		if gone(r) {
 			continue
@@ -225,29 +223,31 @@ func (s *Stage) leave(m *pipeline.Message, ways [][]Target) {
 			if t.Remote == "" || t.Through == "" {
 				continue
 			}
-			if forwarded == nil {
-				forwarded, before = make(map[int]bool), forwardedBefore(m.Arrived())
+			if f == nil {
+				f = newForwarding(s.table, m)
 			}
-			token := s.table.loopToken(t.Through)
-			if before[token] {
+			if !f.passes(t.Through) {
 				r.Take(pipeline.Opinion{
 					Action: sdk.Reject, Reply: pipeline.ReplyForwardLoop, Stage: s.Name(), Why: "it was forwarded from " + t.Through + " before: it runs in a circle",
 				})
-				delete(forwarded, i)
+				delete(f.forwarded, i)
 				break
 			}
-			forwarded[i] = true
+			f.forwarded[i] = true
 			if t.Forward {
-				r.Hops[k].Sender = s.table.rewrite(m.Sender)
-			}
-			if !slices.Contains(tokens, token) {
-				tokens = append(tokens, token)
+				f.hop(&r.Hops[k])
 			}
 		}
 	}
-	if len(forwarded) > 0 {
-		slices.Sort(tokens)
-		s.table.mark(m, forwarded, tokens)
+	if f == nil {
+		return
+	}
+	if f.problem != nil {
+		m.Trace.Add(trace.Event{At: time.Now(), Stage: s.Name(), Action: "sender kept", Text: "SRS: " + f.problem.Error()})
+	}
+	if len(f.forwarded) > 0 {
+		slices.Sort(f.tokens)
+		s.table.mark(m, f.forwarded, f.tokens)
 	}
 }
 
