@@ -206,14 +206,18 @@ func (d *desk) routeOf(id storage.ID) queue.Route {
 	return func(ctx context.Context, address string) ([]pipeline.Hop, error) { return d.hops(ctx, id, address) }
 }
 
-// hops says where a queued message goes for an address now. It was accepted, so nobody asks again who may relay.
+// hops says where a queued message goes for an address now, as route would. An address at another server that its origin
+// may not write to was added by a plugin, and is a forward (route.Stage.Target).
 func (d *desk) hops(ctx context.Context, id storage.ID, address string) ([]pipeline.Hop, error) {
 	item, err := queue.Show(ctx, d.store.KV(), id)
 	if err != nil {
 		return nil, err
 	}
 	table := d.table()
-	way, err := table.Resolve(ctx, route.Asked{Address: address, Origin: sdk.Generated, Sender: item.Sender})
+	way, err := table.Resolve(ctx, route.Asked{Address: address, Origin: sdk.Origin(item.Origin), Sender: item.Sender})
+	if errors.Is(err, route.ErrNotHosted) {
+		way, err = table.ResolveTargets(ctx, "", []string{address})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -115,8 +115,11 @@ func TestQuarantineAndQueueByHand(t *testing.T) {
 func TestReleaseAForward(t *testing.T) {
 	name := writeConfig(t, routeConfig)
 	ids := quarantineFor(t, name, 1, "whoever@example.test")
-	if code, _, stderr := sluice(t, "", "quarantine", "release", ids[0], "--config", name); code != exitDone {
-		t.Fatal(stderr)
+	ids = append(ids, quarantineFor(t, name, 1, "added@elsewhere.test")...) // by a plugin
+	for _, id := range ids {
+		if code, _, stderr := sluice(t, "", "quarantine", "release", id, "--config", name); code != exitDone {
+			t.Fatal(stderr)
+		}
 	}
 	c, err := config.Load(name, config.Options{Builtins: builtinNames()})
 	if err != nil {
@@ -131,17 +134,19 @@ func TestReleaseAForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := storage.ParseID(ids[0])
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := &desk{store: store, table: func() *route.Table { return table }}
-	hops, err := d.hops(t.Context(), id, "whoever@example.test")
-	if err != nil || len(hops) != 1 || hops[0].Address != "Rest@elsewhere.test" || !strings.HasPrefix(hops[0].Sender, "SRS0=") {
-		t.Errorf("%+v %v", hops, err)
-	}
-	item, err := queue.Show(t.Context(), store.KV(), id)
-	if err != nil || len(item.Recipients) != 1 || item.Recipients[0].Hop != "remote Rest@elsewhere.test" || item.Recipients[0].State != "queued" {
-		t.Errorf("%+v %v", item, err)
+	for i, c := range []struct{ address, want string }{{"whoever@example.test", "Rest@elsewhere.test"}, {"added@elsewhere.test", "added@elsewhere.test"}} {
+		id, err := storage.ParseID(ids[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		hops, err := d.hops(t.Context(), id, c.address)
+		if err != nil || len(hops) != 1 || hops[0].Address != c.want || !strings.HasPrefix(hops[0].Sender, "SRS0=") {
+			t.Errorf("%+v %v", hops, err)
+		}
+		item, err := queue.Show(t.Context(), store.KV(), id)
+		if err != nil || len(item.Recipients) != 1 || item.Recipients[0].Hop != "remote "+c.want || item.Recipients[0].State != "queued" {
+			t.Errorf("%+v %v", item, err)
+		}
 	}
 }

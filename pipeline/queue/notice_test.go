@@ -159,6 +159,11 @@ func TestForwardsOfStrangers(t *testing.T) {
 	ended(r.send(t, "relayed", func(m *pipeline.Message) { // no forward: there is no owner
 		m.Origin, m.Received, m.Recipients[0].Address = sdk.Stranger, c.Now(), "r0@example.net"
 	}, to("r0@example.net")), "quarantined")
+	for _, as := range []string{"R0@b\u00fccher.example", "r0@B\u00dcCHER.example", "r0@xn--bcher-kva.EXAMPLE"} { // the same address (RFC 5890)
+		ended(r.send(t, "relayed", func(m *pipeline.Message) {
+			m.Origin, m.Received, m.Recipients[0].Address = sdk.Stranger, c.Now(), as
+		}, to("r0@xn--bcher-kva.example")), "quarantined")
+	}
 	ended(r.send(t, "tomorrow", func(m *pipeline.Message) { m.Origin, m.Received = sdk.Stranger, c.Now() }, to("elsewhere@example.net")), "quarantined")
 	if got := s.all(); len(got) != 4 || got[3] != want[2] {
 		t.Errorf("told: %q", got)

@@ -143,7 +143,7 @@ func (q *Queue) generate(ctx context.Context, b *kv.Batch, n *Notice) (*generate
 
 // isForward reports whether the mail leaves because an address of ours leads elsewhere.
 func (r *Recipient) isForward() bool {
-	return r.Hop.Kind == pipeline.HopRemote && !strings.EqualFold(r.Hop.Address, r.Address)
+	return r.Hop.Kind == pipeline.HopRemote && sameAddress(r.Hop.Address) != sameAddress(r.Address)
 }
 
 // ownersPatience is how often the owner of an alias is told at most that forwards fail.
