@@ -23,6 +23,7 @@ type notifier struct {
 // Notice implements queue.Notifier.
 func (n *notifier) Notice(ctx context.Context, notice *queue.Notice) (*pipeline.Message, string, error) {
 	m := n.message(notice.Entry.Pipeline, notice.To, time.Now())
+	m.Params.TLS = notice.Entry.Params.TLS // it tells of the message: the same protection (RFC 8689 section 5)
 	why, err := n.finish(ctx, m, func(w io.Writer) error { return n.write(ctx, w, m, notice) })
 	switch {
 	case errors.Is(err, dsn.ErrAddress), errors.Is(err, dsn.ErrNullSender), errors.Is(err, dsn.ErrNotWanted):
@@ -100,6 +101,14 @@ func (n *notifier) report(m *pipeline.Message, notice *queue.Notice) *dsn.Report
 	return &dsn.Report{
 		ID: m.ID.String(), ReportingMTA: n.hostname, Postmaster: n.postmaster(), Date: m.Received,
 		Sender: e.Sender, QueueID: e.ID.String(), Arrival: e.Received, EnvelopeID: e.Params.EnvID,
-		Ret: e.Params.Ret, SMTPUTF8: e.Params.SMTPUTF8, Recipients: told,
+		Ret: returned(&e.Params), SMTPUTF8: e.Params.SMTPUTF8, Recipients: told,
 	}
+}
+
+// returned is RET as it counts: of a message with REQUIRETLS the header alone comes back (RFC 8689 section 5).
+func returned(p *pipeline.SenderParams) string {
+	if p.TLS {
+		return "HDRS"
+	}
+	return p.Ret
 }

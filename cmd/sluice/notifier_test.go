@@ -84,6 +84,19 @@ func TestNotifier(t *testing.T) {
 	if hops := away.Recipients[0].Hops; len(hops) != 1 || hops[0].Kind != pipeline.HopRemote || hops[0].Address != "Carol@elsewhere.test" {
 		t.Errorf("a sender at another server: %+v", hops)
 	}
+	for _, tls := range []bool{false, true} { // RFC 8689 section 5
+		about := notice("alice@example.test")
+		about.Entry.Params = pipeline.SenderParams{Ret: "FULL", TLS: tls}
+		m, why, err := n.Notice(t.Context(), about)
+		if err != nil || m == nil {
+			t.Fatal(why, err)
+		}
+		octets, err := io.ReadAll(io.NewSectionReader(m.Content, 0, m.Content.Size()))
+		m.Content.Discard()
+		if full := strings.Contains(string(octets), "the body"); err != nil || full == tls || m.Params.TLS != tls {
+			t.Errorf("REQUIRETLS %v: the body is returned: %v, the notice requires TLS: %v; %v", tls, full, m.Params.TLS, err)
+		}
+	}
 	for _, sender := range []string{"nobody@example.test", "carol@[192.0.2.1]", "j\u00fcrgen@example.test", ""} {
 		m, why, err := n.Notice(t.Context(), notice(sender))
 		if m != nil || why == "" || err != nil {

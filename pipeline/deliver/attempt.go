@@ -87,8 +87,11 @@ func (a *attempt) policies(ctx context.Context) (*tlspolicy.Domain, error) {
 		level = a.plan.transport.TLS
 	}
 	return a.r.Policies.Domain(ctx, tlspolicy.Asked{
-		Domain: a.p.Domain, Exchangers: a.plan.exchangers, Level: level, RequireTLS: a.p.Params.TLS, Fixed: a.plan.fixed,
+		Domain: a.p.Domain, Exchangers: a.plan.exchangers, Level: level, Fixed: a.plan.fixed,
 		DANE: a.config.DANE, MTASTS: a.config.MTASTS, Optional: a.content.NoTLS,
+
+		// A bounce is sent with REQUIRETLS where that is offered, and is not discarded where it is not (RFC 8689 section 5).
+		RequireTLS: a.p.Params.TLS && a.p.Sender != "",
 
 		// TLS reports have a null sender, like all that we write ourselves: reported about, they would lead to a report
 		// on every day for ever (RFC 8460 section 3). Bounces are left out with them.
