@@ -270,6 +270,9 @@ func (q *Queue) beginFind(ctx context.Context) func(*hop) {
 			defer q.wg.Done()
 			next, err := q.nextHop(ctx, h)
 			if ctx.Err() == nil {
+				if err != nil { // nobody's attempt, so no trace has it
+					q.Logger.Warn("next hop not found", "domain", h.domain, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+				}
 				q.found(h, next, err, q.Jitter())
 			}
 		}()

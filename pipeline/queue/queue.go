@@ -188,7 +188,11 @@ func (q *Queue) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop lets the workers finish the attempts that they are at, until ctx ends.
+// stopTime is how long attempts may go on when the queue stops. A server that takes minutes for an answer is cut off: what it was
+// asked to take is tried again after the start. Whoever stops us has time left for what comes after us.
+const stopTime = 10 * time.Second
+
+// Stop lets the workers finish the attempts that they are at, for a while, and then ends them.
 // What is not settled is on disk.
 func (q *Queue) Stop(ctx context.Context) error {
 	defer q.cancel()
@@ -196,6 +200,8 @@ func (q *Queue) Stop(ctx context.Context) error {
 	q.schedule.close()
 	done := make(chan struct{})
 	go func() { q.wg.Wait(); close(done) }()
+	end := time.AfterFunc(stopTime, q.cancel)
+	defer end.Stop()
 	select {
 	case <-done:
 		return nil
