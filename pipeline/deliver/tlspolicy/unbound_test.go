@@ -2,9 +2,7 @@ package tlspolicy_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,109 +21,8 @@ import (
 	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/policytest"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlsrpt"
 	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
 )
-
-// signer is an authoritative server for zones, one of which it signs while it answers. What is not there it denies with an NSEC
-// that covers nothing else (as RFC 9824 does).
-type signer struct {
-	apex    string
-	records map[string][]dns.RR // by name
-	key     *dns.DNSKEY
-	private crypto.Signer
-	bogus   map[string]bool // names whose signatures are wrong
-	stale   map[string]bool // and whose signatures have expired
-}
-
-func newSigner(t *testing.T, apex, zone string) *signer {
-	t.Helper()
-	s := &signer{apex: apex, records: make(map[string][]dns.RR), bogus: make(map[string]bool), stale: make(map[string]bool)}
-	s.key = &dns.DNSKEY{
-		Hdr:   dns.RR_Header{Name: apex, Rrtype: dns.TypeDNSKEY, Class: dns.ClassINET, Ttl: 300},
-		Flags: dns.ZONE | dns.SEP, Protocol: 3, Algorithm: dns.ECDSAP256SHA256,
-	}
-	private, err := s.key.Generate(256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.private = private.(crypto.Signer)
-	s.add(s.key)
-	p := dns.NewZoneParser(strings.NewReader(zone), ".", "zone")
-	p.SetDefaultTTL(300)
-	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
-		s.add(rr)
-	}
-	if err := p.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func (s *signer) add(rr dns.RR) {
-	s.records[rr.Header().Name] = append(s.records[rr.Header().Name], rr)
-}
-
-// ServeDNS implements dns.Handler.
-func (s *signer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
-	m := new(dns.Msg)
-	m.SetReply(query)
-	m.Authoritative = true
-	q := query.Question[0]
-	name := strings.ToLower(q.Name)
-	secure := dns.IsSubDomain(s.apex, name)
-	var found []dns.RR
-	var types []uint16
-	for _, rr := range s.records[name] {
-		types = append(types, rr.Header().Rrtype)
-		if t := rr.Header().Rrtype; t == q.Qtype || t == dns.TypeCNAME {
-			found = append(found, rr)
-		}
-	}
-	if len(found) > 0 {
-		m.Answer = found
-		if secure {
-			m.Answer = append(m.Answer, s.sign(name, found))
-		}
-	} else {
-		soa := []dns.RR{&dns.SOA{
-			Hdr: dns.RR_Header{Name: s.apex, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 300}, Ns: "ns." + s.apex, Mbox: "hostmaster." + s.apex,
-			Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: 60,
-		}}
-		m.Ns = soa
-		if secure {
-			types = append(types, dns.TypeRRSIG, dns.TypeNSEC)
-			nsec := []dns.RR{&dns.NSEC{
-				Hdr:        dns.RR_Header{Name: name, Rrtype: dns.TypeNSEC, Class: dns.ClassINET, Ttl: 60},
-				NextDomain: `\000.` + name, TypeBitMap: types,
-			}}
-			m.Ns = append(append(m.Ns, s.sign(s.apex, soa)), append(nsec, s.sign(name, nsec))...)
-		}
-	}
-	m.SetEdns0(1232, true)
-	_ = w.WriteMsg(m)
-}
-
-func (s *signer) sign(name string, set []dns.RR) *dns.RRSIG {
-	now := time.Now()
-	if s.stale[name] {
-		now = now.Add(-30 * 24 * time.Hour)
-	}
-	sig := &dns.RRSIG{
-		KeyTag: s.key.KeyTag(), SignerName: s.apex, Algorithm: s.key.Algorithm,
-		Inception: uint32(now.Add(-time.Hour).Unix()), Expiration: uint32(now.Add(24 * time.Hour).Unix()),
-	}
-	if err := sig.Sign(s.private, set); err != nil {
-		panic(err) // the test's own key
-	}
-	if s.bogus[name] {
-		raw, err := base64.StdEncoding.DecodeString(sig.Signature)
-		if err != nil {
-			panic(err) // the library's own text
-		}
-		raw[len(raw)/4] ^= 1
-		sig.Signature = base64.StdEncoding.EncodeToString(raw)
-	}
-	return sig
-}
 
 // needUnbound returns the program, or skips the test.
 func needUnbound(t *testing.T) string {
@@ -144,7 +41,7 @@ func needUnbound(t *testing.T) string {
 }
 
 // startUnbound starts a validating resolver that asks s about "test.", and returns its address.
-func startUnbound(t *testing.T, s *signer) string {
+func startUnbound(t *testing.T, s *resolvertest.Signer) string {
 	t.Helper()
 	program := needUnbound(t)
 	listener, packets, port := listenBoth(t)
@@ -186,7 +83,7 @@ stub-zone:
 stub-zone:
   name: "plain.test."
   stub-addr: 127.0.0.1@%d
-`, own, dir, strings.ReplaceAll(s.key.ToDS(dns.SHA256).String(), "\t", " "), port, port)
+`, own, dir, s.Anchor(), port, port)
 	file := filepath.Join(dir, "unbound.conf")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil { //nolint:gosec // as above
 		t.Fatal(err)
@@ -238,7 +135,7 @@ func TestUnbound(t *testing.T) {
 	leaf := ca.Leaf("mx.signed.test")
 	sum := sha256.Sum256(leaf.Cert.RawSubjectPublicKeyInfo)
 	tlsa := hex.EncodeToString(sum[:])
-	s := newSigner(t, "signed.test.", strings.ReplaceAll(`
+	s, err := resolvertest.NewSigner("signed.test.", strings.ReplaceAll(`
 signed.test.                   MX 10 mx.signed.test.
 mx.signed.test.                A 203.0.113.1
 _25._tcp.mx.signed.test.       TLSA 3 1 1 KEY
@@ -257,10 +154,12 @@ mx.plain.test.                 A 203.0.113.6
 _25._tcp.mx.plain.test.        TLSA 3 1 1 KEY
 hosted.plain.test.             MX 10 mx.signed.test.
 `, "KEY", tlsa))
-	s.bogus["_25._tcp.mxbogus.signed.test."] = true
-	s.bogus["_25._tcp.mxdenied.signed.test."] = true // even that there is none has to be proved
-	s.bogus["forged.signed.test."] = true
-	s.stale["_25._tcp.mxstale.signed.test."] = true
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Bogus("_25._tcp.mxbogus.signed.test.", "forged.signed.test.",
+		"_25._tcp.mxdenied.signed.test.") // even that there is none has to be proved
+	s.Stale("_25._tcp.mxstale.signed.test.")
 	config := resolver.DefaultConfig()
 	config.Servers, config.TrustAD = []string{startUnbound(t, s)}, true
 	r, err := resolver.New(config, resolver.Options{})
