@@ -66,7 +66,8 @@ func (m *mta) file(name, text string) string {
 	return path
 }
 
-func (m *mta) log() string {
+// allLogs returns what it has written into its logs, log the end of that.
+func (m *mta) allLogs() string {
 	var b strings.Builder
 	for _, pattern := range m.logs {
 		files, _ := filepath.Glob(pattern)
@@ -75,7 +76,11 @@ func (m *mta) log() string {
 			b.Write(text)
 		}
 	}
-	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	return b.String()
+}
+
+func (m *mta) log() string {
+	lines := strings.Split(strings.TrimSpace(m.allLogs()), "\n")
 	return strings.Join(lines[max(0, len(lines)-40):], "\n")
 }
 
@@ -135,7 +140,10 @@ func (m *mta) await(id string) (message string) {
 }
 
 // startPostfix runs an instance of the installed Postfix.
-func startPostfix(t testing.TB, ip string) *mta {
+func startPostfix(t testing.TB, ip string) *mta { return startPostfixWith(t, ip, "") }
+
+// startPostfixWith is startPostfix with more lines of main.cf, which win.
+func startPostfixWith(t testing.TB, ip, extra string) *mta {
 	t.Helper()
 	peer(t, "postfix", "postfix")
 	m := newMTA(t, "postfix", ip)
@@ -176,7 +184,7 @@ smtp_host_lookup = dns
 maximal_backoff_time = 2s
 minimal_backoff_time = 1s
 queue_run_delay = 1s
-`, m.dir, ip, maillog, nobody))
+`, m.dir, ip, maillog, nobody)+extra)
 	m.file("etc/master.cf", `smtp inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
@@ -229,12 +237,14 @@ func startExim(t testing.TB, ip string) *mta {
 		os.Chmod(path, 0o777)
 	}
 	os.Chmod(filepath.Join(m.dir, "key.pem"), 0o644)
+	os.Chmod(filepath.Join(m.dir, "cert.pem"), 0o644)
 	config := m.file("exim.conf", fmt.Sprintf(`exim_user = mail
 exim_group = mail
 deliver_drop_privilege = true
 spool_directory = %[1]s/spool
 log_file_path = %[1]s/log/%%slog
 pid_file_path = %[1]s/spool/exim.pid
+log_selector = -queue_run
 primary_hostname = mx.exim.test
 local_interfaces = %[2]s
 daemon_smtp_ports = 25

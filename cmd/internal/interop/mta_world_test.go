@@ -63,6 +63,14 @@ func newWorld(t testing.TB, extra, zone string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(dns.Stop)
+	w := newWorldAsking(t, extra)
+	w.dns = dns
+	return w
+}
+
+// newWorldAsking is newWorld for those who start the name server by themselves.
+func newWorldAsking(t testing.TB, extra string) *world {
+	t.Helper()
 	ip, _, _ := strings.Cut(nameServer, ":")
 	bind(t, "/etc/resolv.conf", "nameserver "+ip+"\n", 0o644)
 	s := newSite(t, "")
@@ -77,7 +85,7 @@ allow_private = ["127.0.0.0/8"]
 [pipeline.outbound.deliver]
 allow_private = ["127.0.0.0/8"]
 `+extra)
-	return &world{site: s, dns: dns}
+	return &world{site: s}
 }
 
 // clientTime bounds a conversation of a test with a server.

@@ -29,8 +29,13 @@ func peers(t *testing.T, start func(testing.TB, string) *mta, ip string) {
 		if !strings.Contains(got, "DKIM-Signature: ") {
 			t.Errorf("no signature on\n%.2000s", got)
 		}
-		if trace := w.sluice("", "trace", "one@example.test"); !strings.Contains(trace, "TLS 1.3") {
-			t.Errorf("the trace does not tell of TLS:\n%s", trace)
+		tls := "TLS 1.3"
+		if m.name == "opensmtpd" { // Debian 12 links it to an OpenSSL 3 that its engine for keys does not know: no handshake with it ends well
+			tls = "without TLS: TLS handshake"
+		}
+		trace := w.sluice("", "trace", "one@example.test")
+		if _, delivery, _ := strings.Cut(trace, "deliver  "); !strings.Contains(delivery, tls) {
+			t.Errorf("the trace does not tell %q of the delivery:\n%s", tls, trace)
 		}
 	})
 	t.Run("large", func(t *testing.T) {
@@ -80,8 +85,11 @@ func peers(t *testing.T, start func(testing.TB, string) *mta, ip string) {
 			t.Errorf("the DSN is\n%s", dsn)
 		}
 	})
+	t.Run("success", func(t *testing.T) { tellSuccess(t, w, m) })
+	t.Run("smuggle", func(t *testing.T) { smuggle(t, w, m) })
 	if out := strings.TrimSpace(w.sluice("", "queue", "list", "--json")); out != "" {
 		t.Errorf("the queue is not empty:\n%.2000s", out)
 	}
 	w.stop()
+	chunked(t, m)
 }
