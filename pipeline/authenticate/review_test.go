@@ -1,10 +1,15 @@
 package authenticate
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/resolver"
+	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
+	"github.com/sluicemail/sluice/pipeline/units"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage/mime"
 )
@@ -117,5 +122,30 @@ func TestFieldsAddedBehindASignature(t *testing.T) {
 		if m.Auth.DKIM != want {
 			t.Errorf("%q in front: dkim=%s, want %s: %s", added, m.Auth.DKIM, want, field(t, m))
 		}
+	}
+}
+
+// TestSlowReverse: whoever sends owns the reverse zone of his address. That it never answers, or names hosts that never do,
+// must not use up the time in which the author's SPF record says no (RFC 7208 section 5.5): what is left open spares him.
+func TestSlowReverse(t *testing.T) {
+	for _, silent := range []string{"20.2.0.192.in-addr.arpa.", "liar.example.net."} {
+		t.Run(silent, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, `
+ptrs.test. TXT "v=spf1 ptr include:inc.test -all"
+inc.test. TXT "v=spf1 ip4:198.51.100.1 -all"
+_dmarc.ptrs.test. TXT "v=DMARC1; p=reject"
+`)
+			patient := resolver.DefaultConfig()
+			patient.Timeout, patient.Deadline = units.Of(20*time.Second), units.Of(20*time.Second)
+			f.stage.DNS = resolvertest.NewWith(f.zone, patient, time.Now)
+			f.zone.Break(silent, resolvertest.Fault{Silent: true})
+			m := f.message("a@ptrs.test", "From: ceo@ptrs.test\nSubject: x\n\nbody\n")
+			m.Peer.Addr = netip.MustParseAddr("192.0.2.20")
+			f.process(m)
+			if m.Recipients[0].Opinion.Action != sdk.Reject {
+				t.Errorf("%s, %s", m.Recipients[0].Opinion.Action, field(t, m))
+			}
+		})
 	}
 }

@@ -53,7 +53,7 @@ func parseTarget(text string, size bool) (target, error) {
 		return t, err
 	case "https":
 		u, err := url.Parse(text)
-		if err != nil || u.Host == "" || u.User != nil || u.Opaque != "" {
+		if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
 			return t, errors.New("it is not an https address")
 		}
 		u.Fragment = ""

@@ -133,7 +133,7 @@ func (c *Checker) unknownPTR(ctx context.Context, p *Plan, ours []netip.Addr) (l
 func (c *Checker) mx(ctx context.Context, r *Result, p *Plan, ours []netip.Addr) {
 	hosts, err := c.DNS.LookupMX(ctx, p.Site.Domain)
 	if r.fail(err) {
-		if addrs, err := c.DNS.LookupIP(ctx, "ip", p.Site.Domain); r.State == Missing && err == nil {
+		if addrs, err := c.DNS.LookupIP(ctx, "ip", p.Site.Domain); r.State == Missing && err == nil && len(addrs) > 0 {
 			r.note("without MX records mail goes to the domain's own address, %v (RFC 5321 section 5.1)", addrs[0])
 		}
 		return
