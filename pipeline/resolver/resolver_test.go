@@ -292,7 +292,7 @@ func TestCacheIsBounded(t *testing.T) {
 
 func TestOneQuestionForMany(t *testing.T) {
 	z := resolvertest.MustParse(zone)
-	z.Break("example.test", resolvertest.Fault{Delay: 50 * time.Millisecond})
+	z.Break("example.test", resolvertest.Fault{Delay: 500 * time.Millisecond})
 	r := resolvertest.New(z)
 	impatient, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
 	defer cancel()
