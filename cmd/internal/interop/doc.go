@@ -29,6 +29,21 @@
 //	E6.10 nobody else reads it, released as it came: burden_hurt_test.go TestQuarantineKeepsToItself;
 //	      pipeline/queue/hand_test.go TestQuarantineByHand
 //
+// Mail that leaves (DRILLS E2, E5), in a network of the test's own (netns_test.go) with real servers (mta_test.go) and odd
+// ones (scripted_test.go):
+//
+//	E2.1  open relay: relay_test.go
+//	E2.2  backscatter, E2.3 null sender, E2.4 loops: relay_world_test.go
+//	E2.8  DSNs, and notices of success by the peers: relay_peers_test.go, relay_dsn_test.go
+//	E5.1  MTA-STS, and what is kept for TLS reports: relay_sts_test.go TestMTASTS
+//	E5.2  DANE behind unbound, to Postfix: relay_dane_test.go TestDANE
+//	E5.3  addresses that only we can reach: relay_forbidden_test.go TestForbiddenAddresses
+//	E5.6  busy, greylisting and slow servers: relay_pace_test.go; the hostile ones: pipeline/deliver chaos_test.go
+//
+// Outbound smuggling: relay_smuggle_test.go, to each real server. Extensions that a peer lacks: relay_dsn_test.go
+// TestPeerWithout. Another store, another way out: relay_lmtp_test.go (Dovecot), relay_login_test.go. kill -9 while
+// mail is relayed: relay_crash_test.go.
+//
 // RULES C2 (overload): burden_test.go TestOverload, TestOverloadAtConnect. Bounds: burden_hurt_test.go
 // TestBurdenOfLargeMail, TestEventsNobodyTakes, TestLoudPlugin. kill -9: TestCrashWithPlugins, TestLessonsSurviveKills.
 //
