@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -21,21 +22,25 @@ func (s *Stage) mark(m *pipeline.Message, field []byte) (removed int, err error)
 // forged reports whether a field pretends to be ours. Those of other people's filters are taken from strangers only: what
 // our own hosts and users send may have been through a filter that they trust.
 func (s *Stage) forged(f pipeline.Field, stranger bool) bool {
-	switch len(f.Name) {
+	name := f.Name
+	if name == "" {
+		name = dkim.LenientName(f.Raw)
+	}
+	switch len(name) {
 	case 0:
 		return false
 	case len(resultsField):
-		if strings.EqualFold(f.Name, resultsField) {
+		if strings.EqualFold(name, resultsField) {
 			id, ok := authservID(f.Value())
 			return !ok || sameAuthserv(id, s.authserv)
 		}
 	}
-	switch f.Name[0] | 0x20 {
+	switch name[0] | 0x20 {
 	case 'x':
-		return hasPrefixFold(f.Name, "X-Sluice-") ||
-			stranger && (hasPrefixFold(f.Name, "X-Spam-") || hasPrefixFold(f.Name, "X-Quarantine-") || strings.EqualFold(f.Name, "X-Quarantine"))
+		return hasPrefixFold(name, "X-Sluice-") ||
+			stranger && (hasPrefixFold(name, "X-Spam-") || hasPrefixFold(name, "X-Quarantine-") || strings.EqualFold(name, "X-Quarantine"))
 	case 'r':
-		return stranger && strings.EqualFold(f.Name, "Received-SPF")
+		return stranger && strings.EqualFold(name, "Received-SPF")
 	}
 	return false
 }

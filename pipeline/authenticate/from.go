@@ -1,10 +1,10 @@
 package authenticate
 
 import (
-	"bytes"
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
 	"github.com/sluicemail/sluice/storage/mime"
 )
 
@@ -25,7 +25,7 @@ type authors struct {
 func authorsOf(v *pipeline.Version) authors {
 	var a authors
 	for _, f := range v.Fields() {
-		if f.Name == "" && crookedFrom(f.Raw) {
+		if f.Name == "" && strings.EqualFold(dkim.LenientName(f.Raw), "From") {
 			a.unreadable = true
 		} else if !strings.EqualFold(f.Name, "From") {
 			continue
@@ -35,26 +35,6 @@ func authorsOf(v *pipeline.Version) authors {
 		}
 	}
 	return a
-}
-
-// crookedFrom reports whether a line that is no field (RFC 5322 section 2.2) is what a lenient reader takes for From: with
-// much white space or a fold before the colon, with white space in front, with invisible octets in its name.
-func crookedFrom(raw []byte) bool {
-	colon := bytes.IndexByte(raw, ':')
-	if colon < 0 {
-		return false
-	}
-	name := 0
-	for _, c := range raw[:colon] {
-		if c <= ' ' || c > '~' {
-			continue
-		}
-		if name == len("from") || c|0x20 != "from"[name] {
-			return false
-		}
-		name++
-	}
-	return name == len("from")
 }
 
 // read takes the domains out of a From field. It is stricter than RFC 5322 in what it calls readable and more curious in

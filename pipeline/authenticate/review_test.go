@@ -112,6 +112,7 @@ func refused(m *pipeline.Message) bool {
 func TestFieldsAddedBehindASignature(t *testing.T) {
 	for added, want := range map[string]string{
 		"From: ceo@reject.test\n": "policy", "Subject: pay at once\n": "policy", "Reply-To: a@evil.test\n": "pass", "subject : pay\n": "policy",
+		"Subject" + strings.Repeat(" ", 70) + ": pay\n": "policy", "Subject\n : pay\n": "policy", "Subject pay\n": "pass",
 		"Content-Type: text/html\n": "pass", "X-Note: x\n": "pass", "Received: x\n": "pass", "": "pass",
 	} {
 		f := newFixture(t, "")
@@ -147,5 +148,21 @@ _dmarc.ptrs.test. TXT "v=DMARC1; p=reject"
 				t.Errorf("%s, %s", m.Recipients[0].Opinion.Action, field(t, m))
 			}
 		})
+	}
+}
+
+// TestCrookedForgeries: what only we may say is removed also where its name is none, but a lenient reader takes it for one.
+func TestCrookedForgeries(t *testing.T) {
+	const says = ": mx.sluice.test; dmarc=pass header.from=reject.test\n"
+	for _, line := range []string{
+		"Authentication-Results" + strings.Repeat(" ", 70) + says, "Authentication-Results\n " + says, "\x0bAuthentication-Results" + says,
+		"Authentication-\x00Results" + says, "X-Sluice-Score" + strings.Repeat("\t", 70) + ": 0\n", "X-Spam-Flag\x7f: NO\n",
+	} {
+		f := newFixture(t, "")
+		m := f.message("a@evil.test", line+"From: a@evil.test\nSubject: x\n\nbody\n")
+		f.process(m)
+		if got := strings.Count(text(t, m), "\r\n"+line[:3]) + strings.Count(text(t, m), "\r\n\x0bAuth"); got != 0 {
+			t.Errorf("%q stays:\n%s", line, text(t, m))
+		}
 	}
 }

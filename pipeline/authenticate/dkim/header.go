@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"hash"
 	"hash/maphash"
+	"slices"
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -18,6 +19,8 @@ type Header struct {
 	slots  []int32 // by the name's hash: its lowest field, or -1
 	next   []int32 // the same while one signature takes its fields
 	buf    []byte  // one canonical field
+
+	crooked []string // what lenient readers take lines for that are no fields, of those in once
 }
 
 // NewHeader returns an index over fields, which must not change meanwhile.
@@ -34,6 +37,12 @@ func NewHeader(fields []pipeline.Field) *Header {
 	}
 	for i := range fields {
 		if fields[i].Name == "" { // a line that is no field
+			lenient := LenientName(fields[i].Raw)
+			for _, name := range once {
+				if strings.EqualFold(lenient, name) && !slices.Contains(h.crooked, name) {
+					h.crooked = append(h.crooked, name)
+				}
+			}
 			continue
 		}
 		slot := h.slot(fields[i].Name)
@@ -41,6 +50,27 @@ func NewHeader(fields []pipeline.Field) *Header {
 		h.slots[slot] = int32(i)
 	}
 	return h
+}
+
+// LenientName returns the name of a line that is no field (RFC 5322 section 2.2) as a lenient reader understands it: without
+// white space or a fold before the colon, however much there is, and without invisible octets; "" if it has none.
+func LenientName(raw []byte) string {
+	const longest = 64
+	var name [longest]byte
+	n := 0
+	for _, c := range raw {
+		switch {
+		case c == ':':
+			return string(name[:n])
+		case c <= ' ' || c > '~':
+		case n == longest:
+			return ""
+		default:
+			name[n] = c
+			n++
+		}
+	}
+	return ""
 }
 
 // Fields returns the fields from the top.

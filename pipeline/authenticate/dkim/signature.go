@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"hash"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -256,6 +257,9 @@ var once = []string{"From", "Subject", "Reply-To", "Content-Type"}
 // readers show the highest (RFC 6376 section 8.15).
 func (s *Signature) CheckHeader(h *Header, key *Key) error {
 	for _, name := range once {
+		if slices.Contains(h.crooked, name) && hasName(s.Names, name) {
+			return &Failure{Policy, name + " is signed, and there is a line that may pass for another one"}
+		}
 		if n := h.count(name, maxOnce); n > 1 {
 			if in := countName(s.Names, name); 0 < in && in < n {
 				return &Failure{Policy, name + " is signed, and there is another one that is not"}
