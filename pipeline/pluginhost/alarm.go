@@ -15,6 +15,7 @@ type alarm struct {
 	set     bool
 	sending atomic.Bool
 	reset   context.CancelFunc // of the stream; not to be changed while set
+	instead func() bool        // called in place of telling rang, which it prevents by true; or nil; likewise
 }
 
 // arm sets the alarm to the deadline of ctx, if there is one.
@@ -34,6 +35,9 @@ func (a *alarm) arm(ctx context.Context, reset context.CancelFunc) {
 func (a *alarm) ring() {
 	if a.sending.CompareAndSwap(true, false) {
 		a.reset()
+	}
+	if a.instead != nil && a.instead() {
+		return
 	}
 	a.rang <- struct{}{}
 }

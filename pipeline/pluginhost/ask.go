@@ -100,31 +100,46 @@ func (p *Plugin) askSuspect(ctx context.Context, q *Question) (v sdk.Verdict, kn
 func (p *Plugin) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	limited := lazy.WithTimeout(ctx, p.config.Timeout.Std())
 	defer limited.Stop()
+	return p.askOn(limited, ctx, q)
+}
+
+// askOn asks until there is an outcome, within limited, which is part of ctx.
+func (p *Plugin) askOn(limited, ctx context.Context, q *Question) (sdk.Verdict, error) {
 	for {
 		proc, err := p.current(limited)
 		if err != nil {
 			return sdk.Verdict{}, err
 		}
 		v, err := proc.askWithin(limited, ctx, p.config.Timeout.Std(), q)
-		if isNotAsked(err) {
-			p.leave(proc)
-			continue
-		}
-		if kindOf(err) != Crash {
+		v, again, err := p.afterwards(ctx, proc, q, v, err)
+		if !again {
 			return v, err
 		}
-		p.leave(proc)
-		if q.Key == nil {
-			return v, err
-		}
-		key, convictions := q.Key(), 0
-		if proc.diedAlone() {
-			convictions = 1
-		}
-		p.log.Warn("message is suspected", "id", q.Envelope.ID, "why", err)
-		p.suspects.suspect(key, convictions)
-		return p.cell.ask(ctx, q, key)
 	}
+}
+
+// afterwards deals with what became of a question: a message whose process died is asked about again, alone (RULES C3). again: it
+// was not asked at all.
+func (p *Plugin) afterwards(ctx context.Context, proc *process, q *Question, v sdk.Verdict, err error) (_ sdk.Verdict, again bool, _ error) {
+	if isNotAsked(err) {
+		p.leave(proc)
+		return v, true, nil
+	}
+	if kindOf(err) != Crash {
+		return v, false, err
+	}
+	p.leave(proc)
+	if q.Key == nil {
+		return v, false, err
+	}
+	key, convictions := q.Key(), 0
+	if proc.diedAlone() {
+		convictions = 1
+	}
+	p.log.Warn("message is suspected", "id", q.Envelope.ID, "why", err)
+	p.suspects.suspect(key, convictions)
+	v, err = p.cell.ask(ctx, q, key)
+	return v, false, err
 }
 
 func isNotAsked(err error) bool { return errors.Is(err, errNotAsked) }

@@ -54,6 +54,13 @@ func (b *breaker) allow(now time.Time) (probe bool, err error) {
 	return false, &Failure{b.last.Kind, fmt.Errorf("not asked: it failed %d times in a row, last: %w", b.row, b.last.Err)}
 }
 
+// closed reports whether every question is asked.
+func (b *breaker) closed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.open
+}
+
 // done notes the outcome of a question that was asked. It reports whether that opened or closed the breaker.
 func (b *breaker) done(asked, now time.Time, probe, counts bool, failure *Failure) (opened, closed bool) {
 	b.mu.Lock()

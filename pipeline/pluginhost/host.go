@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -87,6 +89,7 @@ type Host struct {
 	threads *starter
 	buffers *pool
 	groups  *cgroups     // nil: none
+	runLock *os.File     // on options.RunDir
 	shadow  atomic.Int64 // octets of content that shadow questions hold
 
 	ctx     context.Context // of everything that runs
@@ -136,7 +139,7 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 		return err
 	}
 	h.options.Dir = dir
-	if h.options.RunDir, err = makeRunDir(h.options.RunDir, h.options.User); err != nil {
+	if h.options.RunDir, h.runLock, err = makeRunDir(h.options.RunDir, h.options.User); err != nil {
 		return err
 	}
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -180,8 +183,9 @@ func (h *Host) validate(configs []Config) error {
 }
 
 // makeRunDir makes the directory of this host's sockets, and removes those of servers that were
-// killed, with the processes that their plugins left.
-func makeRunDir(base string, as *Identity) (string, error) {
+// killed, with the processes that their plugins left. The directory is locked as long as the file that comes with it is
+// open: a server in another container that shares the directory has no process of that number here, and lives.
+func makeRunDir(base string, as *Identity) (string, *os.File, error) {
 	left, _ := filepath.Glob(filepath.Join(base, "sluice-run-*-*"))
 	for _, dir := range left {
 		info, err := os.Lstat(dir)
@@ -194,20 +198,46 @@ func makeRunDir(base string, as *Identity) (string, error) {
 		}
 		pid, _ := strconv.Atoi(strings.Split(filepath.Base(dir), "-")[2])
 		if ok && int(owner) == os.Geteuid() && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			endOrphans(dir)
-			_ = os.RemoveAll(dir)
+			removeLeft(dir)
 		}
 	}
 	dir, err := os.MkdirTemp(base, fmt.Sprintf("sluice-run-%d-*", os.Getpid()))
 	if err != nil {
-		return "", fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+		return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
 	}
 	if as != nil { // it passes through to the one of its own, and sees no other
 		if err := os.Chmod(dir, 0o711); err != nil {
-			return "", fmt.Errorf("make the directory of the plugins' sockets: %w", err)
+			return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
 		}
 	}
-	return dir, nil
+	return dir, lock, nil
+}
+
+// removeLeft removes the directory of a server that was killed, unless it lives.
+func removeLeft(dir string) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	endOrphans(dir)
+	_ = os.RemoveAll(dir)
+}
+
+// lockDir locks a directory until the file is closed, at the latest by the end of the process.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // startProcesses is the thread whose end the kernel tells plugins of; it ends after them.
@@ -293,5 +323,6 @@ func (h *Host) Stop(ctx context.Context) error {
 	h.stop()
 	h.running.Wait()
 	_ = os.RemoveAll(h.options.RunDir)
+	_ = h.runLock.Close()
 	return errors.Join(problems...)
 }

@@ -32,7 +32,7 @@ const (
 // process.free owns it until it puts it back; a goroutine of its own reads the stream.
 type lane struct {
 	p      *process
-	home   chan *lane  // where it waits while it is free
+	home   *berth      // where it waits while it is free
 	extra  bool        // the lane of events, which is not one of p.lanes
 	result chan result // what the reader saw for the question of id `waiting`
 
@@ -46,6 +46,7 @@ type lane struct {
 	reading stream   // the stream whose reader may report
 	waiting uint64   // 0: nobody waits
 	body    *newBody // of the question of id waiting
+	begun   *Begun   // that question, if nobody waits at `result`
 	broken  bool     // reading has ended
 }
 
@@ -64,7 +65,7 @@ type frames struct {
 	last  wire.End
 }
 
-func newLane(p *process, home chan *lane) *lane {
+func newLane(p *process, home *berth) *lane {
 	return &lane{p: p, home: home, result: make(chan result, 1), alarm: alarm{rang: make(chan struct{}, 1)}}
 }
 
@@ -96,7 +97,7 @@ func (l *lane) close() {
 		l.reset()
 	}
 	l.mu.Lock()
-	l.reading, l.waiting = nil, 0
+	l.reading, l.waiting, l.begun = nil, 0, nil
 	l.mu.Unlock()
 	l.stream, l.reset = nil, nil
 	select {
@@ -117,9 +118,9 @@ func (l *lane) read(stream stream, reset context.CancelFunc) {
 			l.mu.Lock()
 			if l.reading == stream {
 				l.broken = true
-				l.deliver(result{err: err})
 			}
 			l.mu.Unlock()
+			l.deliver(stream, 0, result{err: err})
 			return
 		}
 		if b := f.GetBody(); b != nil {
@@ -130,11 +131,7 @@ func (l *lane) read(stream stream, reset context.CancelFunc) {
 		if a == nil {
 			continue
 		}
-		l.mu.Lock()
-		if l.reading == stream && a.GetId() == l.waiting {
-			l.deliver(result{answer: a})
-		}
-		l.mu.Unlock()
+		l.deliver(stream, a.GetId(), result{answer: a})
 	}
 }
 
@@ -151,11 +148,22 @@ func (l *lane) take(stream stream, b *wire.Body) {
 	}
 }
 
-// deliver hands the result to who waits. l.mu is held.
-func (l *lane) deliver(r result) {
-	if l.waiting != 0 {
-		l.waiting = 0
+// deliver hands the answer to question id to who waits for it, or the end of the stream to whoever waits.
+func (l *lane) deliver(stream stream, id uint64, r result) {
+	l.mu.Lock()
+	if l.reading != stream || l.waiting == 0 || r.err == nil && id != l.waiting {
+		l.mu.Unlock()
+		return
+	}
+	b := l.begun
+	l.waiting, l.begun = 0, nil
+	if b == nil || !b.settle() {
 		l.result <- r // empty: one result a question
+		b = nil
+	}
+	l.mu.Unlock()
+	if b != nil {
+		b.arrived(r)
 	}
 }
 
@@ -171,12 +179,12 @@ func (l *lane) answered() bool {
 func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	ask, err := newAsk(ctx, q)
 	if err != nil {
-		l.home <- l
+		l.home.put(l)
 		return sdk.Verdict{}, &Failure{Error, err}
 	}
 	content, err := q.open(q.length(&l.p.manifest))
 	if err != nil {
-		l.home <- l
+		l.home.put(l)
 		return sdk.Verdict{}, failf(Error, "read the message: %w", err)
 	}
 	defer content.close()
@@ -186,7 +194,7 @@ func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	body := newBodyOf(q, &l.p.manifest)
 	defer body.close()
 	if err := l.begin(body); err != nil {
-		l.home <- l
+		l.home.put(l)
 		if err = l.brokenLane(ctx, err); kindOf(err) == Crash {
 			err = errNotAsked // it was never in the process that died
 		}
@@ -224,6 +232,7 @@ func (l *lane) exchange(ctx context.Context, ask *wire.Ask, content *content) (s
 	if content.length <= inline && content.parsed == nil {
 		return l.askInline(ctx, ask, content)
 	}
+	l.alarm.instead = nil
 	l.alarm.arm(ctx, l.reset)
 	sent := make(chan error, 1)
 	l.p.gone.Add(1)
@@ -245,7 +254,7 @@ func (l *lane) begin(body *newBody) error {
 		ok := !l.broken
 		if ok {
 			l.id++
-			l.waiting, l.body = l.id, body
+			l.waiting, l.body, l.begun = l.id, body, nil
 		}
 		l.mu.Unlock()
 		if ok {
@@ -258,6 +267,7 @@ func (l *lane) begin(body *newBody) error {
 // askInline sends a small question from this goroutine. Should grpc make it wait
 // until the deadline, for a plugin that answers but does not read, the stream is reset.
 func (l *lane) askInline(ctx context.Context, ask *wire.Ask, content *content) (sdk.Verdict, error) {
+	l.alarm.instead = nil
 	l.alarm.sending.Store(true)
 	l.alarm.arm(ctx, l.reset)
 	err := l.send(ask, content)
@@ -336,38 +346,48 @@ func (l *lane) await(ctx context.Context, content *content, sent chan error) (sd
 	select {
 	case r := <-l.result:
 		l.alarm.disarm()
-		content.close()
-		if r.err != nil {
-			l.abandon(sent)
-			if cause := content.failure(); cause != nil {
-				return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
-			}
-			return sdk.Verdict{}, l.brokenLane(ctx, r.err)
-		}
-		l.p.answered.Add(1)
-		l.p.resets.Store(0)
-		l.release(sent)
-		if cause := content.failure(); cause != nil { // an opinion about half a message
-			return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
-		}
-		return l.opinion(ctx, r.answer)
+		return l.ended(ctx, content, sent, r)
 	case <-l.alarm.rang:
 		l.alarm.set = false
 	case <-lazy.Withdrawn(ctx):
 		l.alarm.disarm()
 	}
+	return sdk.Verdict{}, l.giveUp(ctx, content, sent)
+}
+
+// ended deals with the result of a question. The alarm is disarmed.
+func (l *lane) ended(ctx context.Context, content *content, sent chan error, r result) (sdk.Verdict, error) {
+	content.close()
+	if r.err != nil {
+		l.abandon(sent)
+		if cause := content.failure(); cause != nil {
+			return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
+		}
+		return sdk.Verdict{}, l.brokenLane(ctx, r.err)
+	}
+	l.p.answered.Add(1)
+	l.p.resets.Store(0)
+	l.release(sent)
+	if cause := content.failure(); cause != nil { // an opinion about half a message
+		return sdk.Verdict{}, failf(Error, "read the message: %w", cause)
+	}
+	return opinion(ctx, r.answer)
+}
+
+// giveUp leaves the lane to come back by itself, and says why nobody waits any more. The alarm is disarmed, or has rung.
+func (l *lane) giveUp(ctx context.Context, content *content, sent chan error) error {
 	content.close()
 	l.p.gone.Add(1)
 	go l.cancelled(sent)
 	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return sdk.Verdict{}, failf(Timeout, "the question was withdrawn: %w", err)
+		return failf(Timeout, "the question was withdrawn: %w", err)
 	}
-	return sdk.Verdict{}, failf(Timeout, "no answer in time")
+	return failf(Timeout, "no answer in time")
 }
 
 // opinion reads an answer. An error within the last moment before the deadline is the
 // plugin noticing it a little before us.
-func (l *lane) opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error) {
+func opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error) {
 	switch x := a.GetResult().(type) {
 	case *wire.Answer_Verdict:
 		v, err := wire.FromVerdict(x.Verdict)

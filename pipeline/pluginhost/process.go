@@ -30,21 +30,22 @@ const (
 
 // process is one run of a plugin.
 type process struct {
-	runner   *runner
-	log      *slog.Logger
-	conn     *grpc.ClientConn
-	client   wire.PluginClient
-	direct   string // socket of direct lanes, or ""
-	manifest sdk.Manifest
-	buffers  *pool
-	started  time.Time
+	runner     *runner
+	log        *slog.Logger
+	conn       *grpc.ClientConn
+	client     wire.PluginClient
+	direct     string      // socket of direct lanes, or ""
+	directGone atomic.Bool // it is not there any more
+	manifest   sdk.Manifest
+	buffers    *pool
+	started    time.Time
 
 	ctx    context.Context // of everything in this process; ends with it
 	cancel context.CancelFunc
 	gone   sync.WaitGroup // goroutines of this process
 
-	free   chan *lane // slots that nobody uses
-	events chan *lane // the lane of events, while nobody uses it
+	free   berth // slots that nobody uses
+	events berth // the lane of events, while nobody uses it
 	lanes  int
 	lost   atomic.Int32 // slots whose handler may still be running
 
@@ -71,7 +72,7 @@ func (p *process) noteDeath() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dead = true
-	inside := p.lanes - len(p.free) + cap(p.events) - len(p.events)
+	inside := p.free.taken() + p.events.taken()
 	p.alone = p.reason == "" && inside == 1 && p.answered.Load() > 0
 }
 
@@ -120,12 +121,12 @@ func (p *process) askWithin(ctx, all context.Context, timeout time.Duration, q *
 		return sdk.Verdict{}, errNotAsked
 	}
 	defer p.gone.Done()
-	free := p.free
+	free := &p.free
 	if q.phase() == sdk.PhaseEvent {
 		if q.Event == nil || !slices.Contains(p.manifest.Events, q.Event.Kind) {
 			return sdk.Verdict{}, failf(Error, "the plugin does not take such events")
 		}
-		free = p.events
+		free = &p.events
 	}
 	l, waited, err := p.takeLane(ctx, all, free)
 	if err != nil {
@@ -151,28 +152,28 @@ func (p *process) askWithin(ctx, all context.Context, timeout time.Duration, q *
 
 // takeLane takes a lane that is free, or waits for one: as long as ctx lasts, but at most for half of what is left in all, so that
 // who gets one has time to be answered.
-func (p *process) takeLane(ctx, all context.Context, free chan *lane) (l *lane, waited bool, err error) {
-	select {
-	case l = <-free:
-	default:
+func (p *process) takeLane(ctx, all context.Context, free *berth) (l *lane, waited bool, err error) {
+	l, turn := free.take()
+	if turn != nil {
 		waited = true
-		if l, err = p.awaitLane(ctx, all, free); err != nil {
+		if l, err = p.awaitLane(ctx, all, free, turn); err != nil {
+			free.forget(turn)
 			return nil, true, err
 		}
 	}
 	if p.isDead() { // and must not be taken for one that was in it when it died (RULES C3)
-		free <- l
+		free.put(l)
 		return nil, waited, errNotAsked
 	}
 	if ctx.Err() != nil { // found a lane at the last moment
-		free <- l
+		free.put(l)
 		return nil, waited, failf(Busy, "no lane came free in time")
 	}
 	return l, waited, nil
 }
 
 // awaitLane waits in the queue for a lane.
-func (p *process) awaitLane(ctx, all context.Context, free chan *lane) (*lane, error) {
+func (p *process) awaitLane(ctx, all context.Context, free *berth, turn chan *lane) (*lane, error) {
 	wait := suspectLimit
 	if end, ok := all.Deadline(); ok {
 		wait = time.Until(end) / 2
@@ -183,14 +184,14 @@ func (p *process) awaitLane(ctx, all context.Context, free chan *lane) (*lane, e
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
-	case l := <-free:
+	case l := <-turn:
 		return l, nil
 	case <-p.ctx.Done():
 		return nil, errNotAsked
 	case <-timer.C:
 	case <-lazy.Withdrawn(ctx):
 	}
-	return nil, failf(Busy, "all %d lanes are taken", cap(free))
+	return nil, failf(Busy, "all %d lanes are taken", free.size)
 }
 
 // over reports whether a context has ended, or does so at any moment: a plugin may notice a little before us.

@@ -161,6 +161,13 @@ func (r *runner) beforeTold(note func()) {
 	r.note = note
 }
 
+// isReaped reports whether the process has ended and its directory is being removed, or was.
+func (r *runner) isReaped() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reaped
+}
+
 // Wait implements runner.AttachedRunner.
 func (r *runner) Wait(ctx context.Context) error {
 	select {

@@ -39,7 +39,7 @@ func (l *lane) back(err error) {
 	if err != nil {
 		l.close()
 	}
-	l.home <- l
+	l.home.put(l)
 }
 
 // abandon puts the lane back without its stream, which the other side ended: its slot is free. If that was the
@@ -55,7 +55,7 @@ func (l *lane) abandon(sent chan error) {
 		case <-time.After(deathTime):
 		}
 		l.close()
-		l.home <- l
+		l.home.put(l)
 	}()
 }
 
@@ -71,10 +71,10 @@ func (l *lane) cancelled(sent chan error) {
 	switch {
 	case r.err == nil:
 		l.p.resets.Store(0)
-		l.home <- l
+		l.home.put(l)
 	case stop.Stop(): // the plugin ended the stream
 		l.close()
-		l.home <- l
+		l.home.put(l)
 	default:
 		l.drop()
 	}
@@ -117,7 +117,7 @@ func (l *lane) recover() {
 			if !l.extra {
 				l.p.lost.Add(-1)
 			}
-			l.home <- l
+			l.home.put(l)
 			return
 		}
 	}

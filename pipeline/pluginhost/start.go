@@ -205,15 +205,15 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	if err := p.configure(ctx, l); err != nil {
 		return err
 	}
-	p.free = make(chan *lane, p.lanes)
+	p.free.size, p.free.warm = p.lanes, p.direct != ""
 	for range p.lanes {
-		p.free <- newLane(p, p.free)
+		p.free.put(newLane(p, &p.free))
 	}
 	if len(p.manifest.Events) > 0 {
-		p.events = make(chan *lane, 1)
-		l := newLane(p, p.events)
+		p.events.size = 1
+		l := newLane(p, &p.events)
 		l.extra = true
-		p.events <- l
+		p.events.put(l)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"time"
@@ -23,12 +24,17 @@ type stream interface {
 // newStream opens a stream; reset ends it, and so does the end of the process.
 func (p *process) newStream() (s stream, reset context.CancelFunc, err error) {
 	ctx, reset := context.WithCancel(p.ctx)
-	if p.direct != "" {
+	if p.direct != "" && !p.directGone.Load() {
 		if s, err = dialDirect(ctx, p.direct); err == nil {
 			return s, reset, nil
 		}
-		reset()
-		return nil, nil, err
+		if !errors.Is(err, fs.ErrNotExist) || p.runner.isReaped() {
+			reset()
+			return nil, nil, err
+		}
+		if p.directGone.CompareAndSwap(false, true) { // somebody has cleared up, and the plugin lives: it still has gRPC
+			p.log.Warn("the plugin's socket for direct lanes was removed: its new lanes are slower until it is started again", "why", err)
+		}
 	}
 	lane, err := p.client.Lane(ctx)
 	if err != nil {

@@ -35,6 +35,7 @@ type HostEnd struct {
 	r      *bufio.Reader
 	buf    []byte // of the reader
 	out    []byte // gathered
+	held   bool   // all is gathered until FlushNow
 	pieces [2][]byte
 }
 
@@ -70,6 +71,9 @@ func (e *HostEnd) Send(f *HostFrame) error {
 	binary.BigEndian.PutUint32(e.out[start:], uint32(len(e.out)-start-lengthSize))
 	switch f.Frame.(type) {
 	case *HostFrame_End, *HostFrame_Cancel:
+		if e.held {
+			return nil
+		}
 		return e.Flush()
 	}
 	if len(e.out) > gathered {
@@ -121,6 +125,25 @@ func (e *HostEnd) Flush() error {
 	_, err := e.conn.Write(e.out)
 	e.forget()
 	return err
+}
+
+// Hold has Send gather an End and a Cancel too, until FlushNow.
+func (e *HostEnd) Hold() { e.held = true }
+
+// FlushNow writes what is gathered, as far as that goes without waiting. If it is not done, Flush has to write the rest.
+func (e *HostEnd) FlushNow() (done bool, err error) {
+	e.held = false
+	w, ok := e.conn.(interface{ writeNow([]byte) (int, error) })
+	if !ok || len(e.out) == 0 {
+		return len(e.out) == 0, nil
+	}
+	n, err := w.writeNow(e.out)
+	if err == nil && n < len(e.out) {
+		e.out = e.out[:copy(e.out, e.out[n:])]
+		return false, nil
+	}
+	e.forget()
+	return true, err
 }
 
 // forget empties the buffer, and gives back one that a rare large frame made.

@@ -146,3 +146,51 @@ type reading struct {
 }
 
 func (r *reading) Read(b []byte) (int, error) { return r.r.Read(b) }
+
+// TestFlushNow: what there is no room for stays, in order, and nobody waits for it but Flush.
+func TestFlushNow(t *testing.T) {
+	a, b := sockets(t)
+	host, plugin := NewHostEnd(a), NewPluginEnd(b)
+	if _, ok := a.(interface{ writeNow([]byte) (int, error) }); !ok {
+		t.Skip("a socket that always waits")
+	}
+	const most = 10000
+	sent, done := 0, true
+	for ; done && sent < most; sent++ {
+		host.Hold()
+		for _, f := range []*HostFrame{
+			{Frame: &HostFrame_Ask{Ask: &Ask{Id: uint64(sent)}}},
+			{Frame: &HostFrame_Chunk{Chunk: &Chunk{Id: uint64(sent), Data: bytes.Repeat([]byte{byte(sent)}, 30<<10)}}},
+			{Frame: &HostFrame_End{End: &End{Id: uint64(sent)}}},
+		} {
+			if err := host.Send(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var err error
+		if done, err = host.FlushNow(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done {
+		t.Fatal("the socket is never full")
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- host.Flush() }()
+	for id := range sent {
+		for _, want := range []int{0, 30 << 10, 0} {
+			f, err := plugin.Recv()
+			if err != nil || len(f.GetChunk().GetData()) != want {
+				t.Fatalf("question %d: %d octets, expected %d; %v", id, len(f.GetChunk().GetData()), want, err)
+			}
+			for _, octet := range f.GetChunk().GetData() {
+				if octet != byte(id) {
+					t.Fatalf("question %d has octets of another", id)
+				}
+			}
+		}
+	}
+	if err := <-flushed; err != nil {
+		t.Error(err)
+	}
+}

@@ -168,6 +168,18 @@ func (q *quickConn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// writeNow writes what there is room for, without waiting.
+func (q *quickConn) writeNow(p []byte) (n int, err error) {
+	d := &q.out
+	d.p = p
+	d.move(q.fd)
+	d.p = nil
+	if d.errno == syscall.EAGAIN {
+		return 0, nil
+	}
+	return d.result("write")
+}
+
 // waitForRoom waits until a write has moved something.
 func (q *quickConn) waitForRoom() error {
 	d := &q.out
