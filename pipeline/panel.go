@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/internal/lazy"
@@ -97,26 +94,17 @@ func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) [
 			answers = append(answers, Answer{Asker: asker, Recipients: q.Recipients})
 		}
 	}
-	var wg sync.WaitGroup
 	for _, q := range questions { // made here, once: the plugins only read it
 		q.Envelope()
 		if q.Version != nil {
 			_, _ = q.Content() // who needs it fails
 		}
 	}
-	for i := range answers {
-		answer, q := &answers[i], questions[i%len(questions)]
-		if i == len(answers)-1 {
-			answer.askOnce(ctx, q, via)
-			break
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			answer.askOnce(ctx, q, via)
-		}()
+	list := make([]asking, len(answers))
+	for i := range list {
+		list[i] = asking{Answer: &answers[i], ctx: ctx, q: *questions[i%len(questions)], via: via}
 	}
-	wg.Wait()
+	askAll(list)
 	for i := range answers {
 		if v := answers[i].panicked; v != nil {
 			for k := range answers {
@@ -154,47 +142,6 @@ func questionsOf(m *Message, phase sdk.Phase) []*Question {
 		q.Recipients = append(q.Recipients, i)
 	}
 	return list
-}
-
-// askOnce asks, and takes a panic over to the goroutine that waits for all answers,
-// which belongs to a session: there it ends one connection, here it would end the server.
-func (a *Answer) askOnce(ctx context.Context, q *Question, via *Pipeline) {
-	sink := &bodySink{closed: true}
-	defer func() {
-		if v := recover(); v != nil {
-			a.Body, _ = sink.close()
-			a.discardBody()
-			a.panicked = fmt.Sprintf("ask plugin %s: %v\n%s", a.Asker.Name(), v, debug.Stack())
-		}
-	}()
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) { // RULES C2
-		a.Failure = &Failure{FailTimeout, errNotReached}
-		return
-	}
-	own := *q
-	own.NewBody = func() (io.Writer, error) {
-		sink.open(via, q.Phase, a.Asker.Manifest())
-		return sink, nil
-	}
-	start := time.Now()
-	verdict, err := a.Asker.Ask(ctx, &own)
-	a.Took = time.Since(start)
-	body, bad := sink.close()
-	a.Body = body
-	if err == nil && bad != nil {
-		err = &Failure{FailInvalid, bad}
-	}
-	if err == nil {
-		err = checkScores(&verdict)
-	}
-	if err == nil {
-		a.Verdict = verdict
-		return
-	}
-	a.discardBody()
-	if !errors.As(err, &a.Failure) {
-		a.Failure = &Failure{FailError, err}
-	}
 }
 
 // discardBody throws away a new body that nobody has finished.

@@ -51,6 +51,28 @@ func (a *asker) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, err
 		return sdk.Verdict{}, nil
 	}
 	verdict, _, err := a.plugin.Ask(ctx, question(q))
+	return outcome(verdict, err)
+}
+
+// Begin implements pipeline.Beginner.
+func (a *asker) Begin(ctx context.Context, q *pipeline.Question) func() (sdk.Verdict, time.Duration, error) {
+	plugin, ok := a.plugin.(*pluginhost.Plugin)
+	if !ok || a.Shadow() {
+		return nil
+	}
+	begun := plugin.Begin(ctx, question(q))
+	if begun == nil {
+		return nil
+	}
+	return func() (sdk.Verdict, time.Duration, error) {
+		verdict, took, err := begun.Wait()
+		verdict, err = outcome(verdict, err)
+		return verdict, took, err
+	}
+}
+
+// outcome translates the host's failures.
+func outcome(verdict sdk.Verdict, err error) (sdk.Verdict, error) {
 	var failure *pluginhost.Failure
 	if errors.As(err, &failure) {
 		return sdk.Verdict{}, &pipeline.Failure{Kind: pipeline.FailureKind(failure.Kind), Err: failure.Err}
