@@ -33,7 +33,7 @@ func DefaultConfig() Config {
 		MaxHeader:          1 * units.MB,
 		MaxHeaderFields:    5000,
 		MaxLine:            1 * units.MB,
-		MaxReceived:        50,
+		MaxReceived:        100, // RFC 5321 section 6.3: at least
 		MaxErrors:          10,
 		MaxRefused:         50,
 		RefuseDelay:        units.Of(time.Second),
