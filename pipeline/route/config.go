@@ -58,6 +58,11 @@ func (d *Domain) Validate() error {
 	}
 	for account, list := range d.SendAs {
 		checkTargets("send_as."+account, list, bad)
+		for _, may := range list {
+			if strings.HasPrefix(may, "*") {
+				bad("send_as."+account, "%q: there is no wildcard here, expected whole addresses", may)
+			}
+		}
 	}
 	if len(d.Subaddress) > 1 || strings.ContainsAny(d.Subaddress, "@.<> \t") {
 		bad("subaddress", "%q can't divide a local part, expected one character such as \"+\" or \"-\", or \"\" for off", d.Subaddress)

@@ -302,3 +302,24 @@ func TestSenderKeptIsTold(t *testing.T) {
 		t.Errorf("told %d times, %s", told, ways(m))
 	}
 }
+
+// TestGatewayBringsItBack: what a router plugin sent to a gateway, and comes back, may be forwarded by an alias; sent to the
+// gateway once more it runs in a circle.
+func TestGatewayBringsItBack(t *testing.T) {
+	here := newNode(t, Options{
+		Hostname: "mx.here.test", LoopKey: []byte("key"), Accounts: people{}, Domains: forwards(map[string]AddressList{"away": {"x@there.test"}}),
+	})
+	stage := here.p.Stages[0]
+	here.p.Stages = []pipeline.Stage{New(here.table, roomy{}, []pipeline.Asker{&router{name: "r", verdict: sdk.Verdict{Route: &sdk.Route{Via: "smtp://127.0.0.1:10024"}}}})}
+	result, m, copies := here.take(sdk.Stranger, "s@example.net", "Subject: x\r\n\r\n", "away@here.test")
+	if !result.Committed || ways(m) != "away@here.test remote away@here.test via smtp://127.0.0.1:10024" {
+		t.Fatalf("%v, %s", result.Reply, ways(m))
+	}
+	if result, _, _ := here.take(sdk.Trusted, "s@example.net", copies[0], "away@here.test"); result.Reply != pipeline.ReplyForwardLoop {
+		t.Errorf("to the gateway again: %v", result.Reply)
+	}
+	here.p.Stages = []pipeline.Stage{stage}
+	if result, m, _ := here.take(sdk.Trusted, "s@example.net", copies[0], "away@here.test"); !result.Committed || ways(m) != "away@here.test remote x@there.test" {
+		t.Errorf("%v, %s", result.Reply, ways(m))
+	}
+}

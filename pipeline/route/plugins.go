@@ -126,7 +126,8 @@ func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Rec
 }
 
 // direct returns targets at a server that somebody named: nothing is resolved, its users are what it says. That server is
-// the administrator's, so the sender stays.
+// the administrator's, so the sender stays. It may be a gateway that brings the mail back, to be forwarded by an alias then: so
+// this way of the recipient has a mark of its own.
 func (t *Table) direct(recipient string, to []string, via string) (Way, error) {
 	via, err := Via(via)
 	if err != nil {
@@ -145,7 +146,7 @@ func (t *Table) direct(recipient string, to []string, via string) (Way, error) {
 		if err != nil {
 			return Way{}, err
 		}
-		if err := w.add(Target{Remote: wire, Through: fold(recipient), Via: via}); err != nil {
+		if err := w.add(Target{Remote: wire, Through: "via " + fold(recipient), Via: via}); err != nil {
 			return Way{}, err
 		}
 	}

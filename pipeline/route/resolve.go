@@ -27,7 +27,7 @@ type Way struct {
 type Target struct {
 	Account account.Account // where Remote is ""
 	Remote  string          // as it is written in RCPT TO
-	Through string          // for Remote: the address of ours, folded, that leads there: an alias's, a catch-all's, a route's; "" for none
+	Through string          // for Remote: the address of ours, folded, that leads there: an alias's, a catch-all's, a route's, with "via " in front where that names a server; "" for none
 	Forward bool            // Remote is at a domain that is none of ours, and not who the sender wrote to
 	Via     string          // for Remote: as in pipeline.Hop.Via
 }
