@@ -66,7 +66,7 @@ const (
 	PaceFine              // it took a message
 	PaceSlow              // it wants less of us: 421, 4.7.x, 4.3.2, too many connections (RFC 5321 section 3.8)
 	PaceWait              // it can't be reached, or answers nobody: all that waits for it may wait
-	PaceNever             // it takes no mail at all: null MX (RFC 7505), no such domain, 521 or 554 as greeting
+	PaceNever             // it takes no mail at all: null MX (RFC 7505), no such domain, 521 as greeting (RFC 7504)
 )
 
 // String returns the word used in metrics.

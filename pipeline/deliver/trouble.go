@@ -56,11 +56,13 @@ func (d *dialer) unsafe(text string, err error) *trouble {
 	return t
 }
 
-// refused is a server that turns the connection away.
+// refused is a server that turns the connection away. Only 521 says for certain that it never takes mail (RFC 7504); 554 in the
+// greeting (RFC 5321 section 3.1) is what a list that has us by mistake says too, or a server that is being worked on, and
+// would return all that waits for it.
 func (d *dialer) refused(at string, reply wire.Reply) *trouble {
 	t := d.trouble(at+": "+reply.String(), statusOf(reply, atHello))
 	t.reply = reply
-	t.never = reply.Permanent() // 554: RFC 5321 section 3.1; 521: RFC 7504
+	t.never = reply.Code == 521
 	if reply.Temporary() {
 		t.pace = pipeline.PaceSlow // 421 as a greeting: too many connections, in most cases
 	}
