@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -57,7 +56,7 @@ func askAll(list []asking) {
 			others.Go(func() { one.finish(one.ask) })
 		}
 	}
-	for i := range slices.Backward(list) { // whoever was asked last mostly answers last: then the others' answers are there
+	for i := len(list) - 1; i >= 0; i-- { // whoever was asked last mostly answers last: then the others' answers are there
 		if one := &list[i]; one.wait != nil {
 			one.finish(one.wait)
 		}

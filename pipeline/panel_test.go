@@ -3,10 +3,12 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
@@ -260,4 +262,48 @@ func TestReplyIsNotTheOpinion(t *testing.T) {
 			t.Errorf("%v %+v: %v %s", c.action, c.reply, o.Action, o.Reply)
 		}
 	}
+}
+
+// halves is an Asker that can be asked in two halves.
+type halves struct {
+	plugin
+	log  *[]string
+	wait time.Duration
+	err  any // a panic of its wait
+}
+
+func (h *halves) Begin(context.Context, *Question) func() (sdk.Verdict, time.Duration, error) {
+	*h.log = append(*h.log, "begin "+h.name)
+	return func() (sdk.Verdict, time.Duration, error) {
+		*h.log = append(*h.log, "wait "+h.name)
+		if h.err != nil {
+			panic(h.err)
+		}
+		return h.verdict, h.wait, h.plugin.err
+	}
+}
+
+// TestPanelBegins: all questions are put before one is waited for, answers stand in the order of the configuration, and a
+// plugin that can't be asked so is asked beside the others.
+func TestPanelBegins(t *testing.T) {
+	var log []string
+	one := &halves{plugin: plugin{name: "one", verdict: sdk.Verdict{Score: 1}}, log: &log, wait: time.Hour}
+	two := &plugin{name: "two", verdict: sdk.Verdict{Score: 2}}
+	three := &halves{plugin: plugin{name: "three", err: &Failure{FailBusy, errors.New("x")}}, log: &log}
+	p := &Panel{Stage: StageAntiSpam, Askers: []Asker{one, two, three}}
+	answers := p.Ask(context.Background(), asked(t, "a@example.test"))
+	if got := strings.Join(log, ", "); got != "begin one, begin three, wait three, wait one" || len(answers) != 3 || two.asked != 1 {
+		t.Fatalf("%s; %d answers", got, len(answers))
+	}
+	if answers[0].Verdict.Score != 1 || answers[0].Took != time.Hour || answers[1].Verdict.Score != 2 || answers[2].Failure == nil || answers[2].Failure.Kind != FailBusy {
+		t.Errorf("%+v", answers)
+	}
+	one.err, log = "at the disco", nil
+	defer func() {
+		if v := fmt.Sprint(recover()); !strings.Contains(v, "ask plugin one: at the disco") || len(log) != 4 {
+			t.Errorf("%s; %v", v, log)
+		}
+	}()
+	p.Ask(context.Background(), asked(t, "a@example.test"))
+	t.Error("the panic was lost")
 }
