@@ -41,9 +41,10 @@ func (q *Queue) review(ctx context.Context) {
 // parked is a hop whose site is suspended.
 type parked struct {
 	*hop
-	from  place
-	until time.Time
-	last  pipeline.Outcome
+	from     place
+	until    time.Time
+	last     pipeline.Outcome
+	pipeline string // of hop then: it changes under schedule.mu
 }
 
 func (q *Queue) suspendedHops(key string) (list []parked) {
@@ -56,7 +57,7 @@ func (q *Queue) suspendedHops(key string) (list []parked) {
 	}
 	for h := range st.hops {
 		if h.from != nowhere {
-			list = append(list, parked{h, h.from, st.until, st.last})
+			list = append(list, parked{h, h.from, st.until, st.last, h.pipeline})
 		}
 	}
 	return list
