@@ -38,6 +38,7 @@
 //	E5.1  MTA-STS, and what is kept for TLS reports: relay_sts_test.go TestMTASTS
 //	E5.2  DANE behind unbound, to Postfix: relay_dane_test.go TestDANE
 //	E5.3  addresses that only we can reach: relay_forbidden_test.go TestForbiddenAddresses
+//	E5.4  DNS fails for a domain, a server, or says nothing: relay_dns_test.go TestDNSFails
 //	E5.6  busy, greylisting and slow servers: relay_pace_test.go; the hostile ones: pipeline/deliver chaos_test.go
 //
 // Outbound smuggling: relay_smuggle_test.go, to each real server. Extensions that a peer lacks: relay_dsn_test.go
