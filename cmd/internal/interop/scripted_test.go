@@ -219,6 +219,6 @@ func (s *site) awaitTrace(id string, words ...string) (trace string) {
 			s.t.Errorf("the trace of %s never tells %q:\n%s", id, lacking, trace)
 			return trace
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(250 * time.Millisecond)
 	}
 }
