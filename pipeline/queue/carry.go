@@ -46,14 +46,17 @@ func (q *Queue) travel(ctx context.Context, t *trip) (sent pipeline.Sent) {
 	if len(known) > 0 { // sent before, and not in the store yet
 		q.settleRemote(ctx, e, known)
 	}
+	if t.site == nil {
+		return pipeline.Sent{}
+	}
 	for parcels = q.withhold(ctx, e, parcels); len(parcels) > 0; parcels = parcels[1:] {
 		if ctx.Err() != nil || q.isClosed() {
 			break // stopping: what is not settled is on disk
 		}
 		var again *parcel
 		sent, again = q.transfer(ctx, t, parcels[0])
-		if sent.Pace == pipeline.PaceWait || sent.Pace == pipeline.PaceNever {
-			break
+		if sent.Pace == pipeline.PaceWait || sent.Pace == pipeline.PaceNever || sent.Pace == pipeline.PaceSlow {
+			break // the others wait with all that waits for it
 		}
 		if again != nil {
 			parcels = slices.Insert(parcels, 1, again)
@@ -123,7 +126,7 @@ func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) (sent pipeline
 	} else {
 		sent, done, err = q.send(ctx, t, p)
 	}
-	defer done()
+	defer q.letGo(e, done)
 	if err == nil && len(sent.Outcomes) != len(p.recipients) {
 		err = fmt.Errorf("send %s: %d outcomes for %d recipients", e.ID, len(sent.Outcomes), len(p.recipients))
 	}
@@ -165,6 +168,16 @@ func (q *Queue) transfer(ctx context.Context, t *trip, p *parcel) (sent pipeline
 		again = rest
 	}
 	return sent, again
+}
+
+// letGo tells the courier that its connection may go on.
+func (q *Queue) letGo(e *live, done func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			q.Logger.Error("courier failed", "id", e.ID, "stage", pipeline.StageDeliver, "action", "none", "why", fmt.Sprintf("panic: %v\n%s", v, debug.Stack()))
+		}
+	}()
+	done()
 }
 
 // send asks the courier. A panic there ends the attempt, not the process.
@@ -231,14 +244,14 @@ func (q *Queue) settleRemote(ctx context.Context, e *live, round []*result) {
 	pos, err := q.settle(ctx, e, round)
 	if err != nil {
 		for _, r := range round {
-			if !r.ours && r.outcome.Kind != pipeline.Delayed {
+			if !r.settled && !r.ours && r.outcome.Kind != pipeline.Delayed {
 				o := r.outcome
 				r.ended = &o
 			}
 		}
 	}
 	e.mu.Unlock()
-	if err == nil {
+	if err == nil || pos != 0 {
 		q.untilDurable(ctx, e, pos)
 	}
 }

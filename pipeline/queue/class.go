@@ -47,13 +47,26 @@ func (r *remote) room(c class) bool {
 	return rest < max(r.most*3/4, 1)
 }
 
-// turn says which site of a class is next: the first, but of recent ones the newest every other time, so that nobody waits for
-// all that came at the same time.
+// turn says which site of a class is next: the first, but of those of which nothing is known the newest every other
+// time, so that nobody waits for all that came at the same time.
 func (r *remote) turn(c class) *site {
-	if c == recent {
+	if c == recent || c == unknown {
 		if r.late = !r.late; r.late {
 			return r.rings[c].Back().Value.(*site)
 		}
 	}
 	return r.rings[c].Front().Value.(*site)
+}
+
+// demote moves those that are not recent any more behind the unknown ones. Both rings are in the order in which
+// something came last, so that the newest is always at the back.
+func (r *remote) demote(now time.Time) {
+	for e := r.rings[recent].Front(); e != nil; e = r.rings[recent].Front() {
+		st := e.Value.(*site)
+		if st.class(now) == recent {
+			return
+		}
+		st.delist()
+		st.ring, st.elem = &r.rings[unknown], r.rings[unknown].PushBack(st)
+	}
 }

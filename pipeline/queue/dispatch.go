@@ -41,7 +41,7 @@ func (r *remote) init(most int) {
 // trip is one part on its way to another server.
 type trip struct {
 	part  *part
-	site  *site
+	site  *site // nil: nothing is sent, what is known already is written
 	class class
 	round int
 	never *pipeline.Outcome // the site takes nothing: how it ends without an attempt
@@ -78,7 +78,7 @@ func (s *schedule) enlist(st *site) {
 	}
 	ring := &s.remote.rings[st.class(s.now())]
 	if st.elem != nil {
-		if st.ring == ring {
+		if st.ring == ring || st.ring == &s.remote.rings[recent] && ring == &s.remote.rings[unknown] { // see demote
 			return
 		}
 		st.delist()
@@ -122,6 +122,7 @@ func (s *schedule) dispatch() {
 // pick returns the next trip, or nil.
 func (s *schedule) pick() *trip {
 	now := s.now()
+	s.remote.demote(now)
 	for c := range classes {
 		ring := &s.remote.rings[c]
 		for ring.Len() > 0 && s.remote.room(c) {
@@ -182,6 +183,11 @@ func (s *schedule) finish(t *trip, sent *pipeline.Sent, l left, luck float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, h, now := t.site, t.part.hop, s.now()
+	if st == nil {
+		s.putDown(t.part, l)
+		s.dispatch()
+		return
+	}
 	st.inflight--
 	s.remote.begun[t.class]--
 	tt := s.remote.settings(h.pipeline, h.domain)
@@ -319,7 +325,7 @@ func (s *schedule) attach(h *hop, st *site) {
 		delete(h.site.hops, h)
 	}
 	h.site = st
-	st.fresh = later(st.fresh, h.fresh)
+	st.renew(h.fresh)
 	if st.hops == nil {
 		st.hops = make(map[*hop]struct{}, 1)
 	}

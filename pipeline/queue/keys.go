@@ -2,7 +2,9 @@ package queue
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -130,7 +132,8 @@ func hopOf(h *pipeline.Hop) string {
 		hop += ">" + h.Via
 	}
 	if len(hop) > maxHop {
-		hop = hop[:maxHop]
+		sum := sha256.Sum256([]byte(hop)) // two of them are never one
+		hop = hop[:maxHop-2*len(sum)] + hex.EncodeToString(sum[:])
 	}
 	return strings.ReplaceAll(hop, "/", "|")
 }

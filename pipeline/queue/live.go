@@ -42,6 +42,7 @@ type part struct {
 	state state
 	due   time.Time     // of the earliest of its recipients
 	floor uint32        // the first minute in which one of its due keys may stand
+	known bool          // it went, and only we know: it waits in memory until that is written
 	index int           // in the heap of those that wait, or -1
 	lane  *lane         // of those that are ready for another server
 	elem  *list.Element // there

@@ -18,6 +18,7 @@ const slice = 20_000
 // loader brings what is due from disk into memory. It belongs to one goroutine.
 type loader struct {
 	swept []byte // every due key before it was looked at
+	least uint32 // what stood before the low-water marks at the start has gone, whatever the clock says
 	low   uint32 // the low-water marks in the store
 	local uint32
 }
@@ -28,7 +29,7 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q.loader = loader{swept: dueBound(low), low: low, local: local}
+	q.loader = loader{swept: dueBound(low), least: local, low: low, local: local}
 	q.setLow(low, local)
 	q.mu.Lock()
 	q.note(q.local, place{minute: local}) // whatever is there; the sweep passes over it
@@ -87,8 +88,8 @@ func (q *Queue) load(ctx context.Context) error {
 // no room it notes where it has more, and passes over the rest of the minute by seeking. It stops after a slice, and says
 // whether there is more.
 func (q *Queue) sweep(ctx context.Context) (more bool, err error) {
-	now := minuteOf(q.Now())
-	q.read(now) // first: what is put off until now while the sweep goes on stays in memory
+	now := max(minuteOf(q.Now()), q.loader.least) // after a clock went back, all that is new stands at the marks
+	q.read(now)                                   // first: what is put off until now while the sweep goes on stays in memory
 	l, to := &q.loader, dueBound(now+1)
 	for looked := 0; bytes.Compare(l.swept, to) < 0; {
 		if looked > slice {
@@ -291,11 +292,17 @@ func readEntry(ctx context.Context, r kv.Reader, id storage.ID) (Entry, []Recipi
 	if err != nil {
 		return Entry{}, nil, fmt.Errorf("queue entry %s: %w", id, err)
 	}
+	if entry.ID != id {
+		return Entry{}, nil, fmt.Errorf("queue entry %s is one of %s: %w", id, entry.ID, codec.ErrDamaged)
+	}
 	var recipients []Recipient
 	lower := append(entryKey(id), '/')
 	upper := append(entryKey(id), '/'+1)
-	err = r.Scan(ctx, lower, upper, false, func(_, value []byte) (bool, error) {
+	err = r.Scan(ctx, lower, upper, false, func(key, value []byte) (bool, error) {
 		rec, err := decodeRecipient(value)
+		if err == nil && !bytes.Equal(key, recipientKey(id, rec.Number)) { // settling it would leave this one as it is
+			err = fmt.Errorf("it is number %d elsewhere: %w", rec.Number, codec.ErrDamaged)
+		}
 		if err != nil {
 			return false, fmt.Errorf("recipient of queue entry %s: %w", id, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -127,7 +128,7 @@ func (q *Queue) about(e *live, r *result) About {
 
 // generate makes a notice and adds it to b; nil means that nobody can be told.
 func (q *Queue) generate(ctx context.Context, b *kv.Batch, n *Notice) (*generated, string, error) {
-	m, why, err := q.Notify.Notice(ctx, n)
+	m, why, err := q.notice(ctx, n)
 	if err != nil {
 		return nil, "", fmt.Errorf("make the notice about %s: %w", n.Entry.ID, err)
 	}
@@ -139,6 +140,19 @@ func (q *Queue) generate(ctx context.Context, b *kv.Batch, n *Notice) (*generate
 		return nil, "", fmt.Errorf("queue the notice about %s: %w", n.Entry.ID, err)
 	}
 	return &generated{staged: s, message: m}, "", nil
+}
+
+// notice asks the Notifier. Neither its patience nor a panic of it is ours.
+func (q *Queue) notice(ctx context.Context, n *Notice) (m *pipeline.Message, why string, err error) {
+	const patience = time.Minute
+	defer func() {
+		if v := recover(); v != nil {
+			m, err = nil, fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return q.Notify.Notice(ctx, n)
 }
 
 // isForward reports whether the mail leaves because an address of ours leads elsewhere.
@@ -187,7 +201,7 @@ func (q *Queue) tellOwner(ctx context.Context, b *kv.Batch, e *live, r *result) 
 // the batch that delivers it; nil if nobody has to be told.
 func (q *Queue) success(ctx context.Context, e *live, r *Recipient) (*generated, error) {
 	o := pipeline.Outcome{Kind: pipeline.Delivered, Start: q.Now(), Status: "2.0.0"}
-	one := &result{Recipient: r, outcome: o, tell: successOf(e, r, &o)}
+	one := &result{Recipient: r, outcome: o, tell: successOf(e, r, &o, nil)}
 	if one.tell == 0 || q.unwanted(e, one) != "" || unverified(&e.Entry) != "" {
 		return nil, nil
 	}
@@ -232,13 +246,15 @@ func (q *Queue) endSuccess(g *generated, e *live, delivered bool) {
 
 // successOf says what the sender is told about a delivery: something only if NOTIFY=SUCCESS asks for it (RFC 3461
 // section 4.1), and for all hops of one recipient once, with the last of them. A server that sends reports itself was asked
-// to (section 5.2.2).
-func successOf(e *live, r *Recipient, o *pipeline.Outcome) NoticeKind {
+// to (section 5.2.2). Those of the round before this one have their fates.
+func successOf(e *live, r *Recipient, o *pipeline.Outcome, round []*result) NoticeKind {
 	if !slices.Contains(r.Params.Notify, "SUCCESS") {
 		return 0
 	}
 	for _, other := range e.recipients {
-		if other != r && other.Address == r.Address {
+		if other != r && other.Address == r.Address && !slices.ContainsFunc(round, func(ended *result) bool {
+			return ended.Recipient == other && (ended.fate == finished || ended.fate == quarantined)
+		}) {
 			return 0
 		}
 	}

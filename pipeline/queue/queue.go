@@ -171,7 +171,7 @@ func (q *Queue) Start(ctx context.Context) error {
 	var attempts, ticks context.Context
 	attempts, q.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	ticks, q.stop = context.WithCancel(attempts)
-	q.remote.carry, q.remote.find = q.beginTrip(attempts), q.beginFind(attempts)
+	q.remote.carry, q.remote.find = q.beginTrip(attempts), q.beginFind(ticks) // Stop need not wait for the DNS
 	if err := q.recover(ctx); err != nil {
 		q.schedule.close()
 		q.cancel()

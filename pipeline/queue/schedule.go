@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/storage"
-	"github.com/sluicemail/sluice/storage/kv"
 )
 
 // horizon is how long a part may wait in memory for its time. What is due later is forgotten; its due key brings
@@ -49,52 +48,12 @@ func (s *schedule) init(now func() time.Time, window int, limits Limits) {
 	s.refill = make(chan struct{}, 1)
 }
 
-// claim announces an entry before its due keys are written, and says where they have to stand: the low-water marks
-// wait for it. launch or release ends that.
-func (s *schedule) claim(e *live) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e.floor, e.committing = ^uint32(0), true
-	for _, r := range e.recipients {
-		r.at = max(minuteOf(r.Next), s.mark(r.hop))
-		e.floor = min(e.floor, r.at)
-	}
-	s.entries[e.ID] = e
-}
-
 // mark is the low-water mark for a HOP.
 func (s *schedule) mark(hop string) uint32 {
 	if hop == localHop {
 		return s.lowLocal
 	}
 	return s.low
-}
-
-// launch hands a new entry, whose batch was applied, to the workers and connections. What finds no room stays
-// on disk, and the loader knows where.
-func (s *schedule) launch(e *live, pos kv.Pos) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e.committing, e.pos = false, pos
-	s.divide(e)
-	s.weigh(e)
-	for _, p := range e.parts {
-		p.hop.renew(s.now())
-		if s.roomFor(p) {
-			s.enter(p)
-		} else {
-			s.leaveOut(p)
-		}
-	}
-	s.forgetIdle(e)
-	s.dispatch()
-}
-
-// release forgets an entry that was claimed and is not there.
-func (s *schedule) release(e *live) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.entries, e.ID)
 }
 
 // divide makes the parts of an entry, the local one first. All are on disk alone at first.
@@ -248,7 +207,7 @@ func (s *schedule) putDown(p *part, l left) {
 	if p.hop == s.local {
 		s.followLocal(e)
 	}
-	p.due, p.floor = l.due, l.floor
+	p.due, p.floor, p.known = l.due, l.floor, l.known
 	switch {
 	case !l.any:
 		s.leave(p, over)
@@ -284,7 +243,14 @@ func (s *schedule) wake() {
 	now := s.now()
 	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
 		p := s.waiting[0]
-		if p.hop.suspended(now) {
+		if p.known && !s.closed { // nobody else is needed for it
+			heap.Pop(&s.waiting)
+			p.state = busy
+			p.e.busy++
+			s.remote.carry(&trip{part: p})
+			continue
+		}
+		if p.hop.suspended(now) && !p.known {
 			s.leave(p, away)
 			s.leaveOut(p)
 			s.forgetIdle(p.e)
@@ -310,6 +276,11 @@ func (s *schedule) seize(id storage.ID) bool {
 		return false
 	}
 	if here {
+		for _, p := range e.parts {
+			if p.known { // what is on disk says that it has yet to go
+				return false
+			}
+		}
 		for _, p := range e.parts {
 			s.leave(p, over)
 		}

@@ -2,6 +2,9 @@ package queue
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -18,13 +21,14 @@ type result struct {
 	attempted  bool      // by another server; it counts as an attempt
 	parked     time.Time // if not zero: nothing was tried, its next hop is suspended until then
 
-	fate   fate
-	next   time.Time  // for postponed
-	at     uint32     // the minute of its new due key
-	tell   NoticeKind // what the sender has to be told, or 0
-	warned bool
-	events []trace.Event
-	now    time.Time
+	fate    fate
+	next    time.Time  // for postponed
+	at      uint32     // the minute of its new due key
+	tell    NoticeKind // what the sender has to be told, or 0
+	warned  bool
+	settled bool // it is in the store
+	events  []trace.Event
+	now     time.Time
 }
 
 // fate is what becomes of a recipient.
@@ -38,20 +42,37 @@ const (
 
 // settle writes the results of one round in one batch: the recipients, their
 // traces, the notice to the sender, and the clean-up if they were the last (RULES
-// B8). If that fails, all is as it was and the round comes again soon. The entry is locked; the caller waits
-// until the batch is durable.
+// B8). If that fails, all is as it was and the round comes again soon; if it is the notice that fails, those of whom nobody is told are
+// settled. The entry is locked; the caller waits until the batch is durable, after an error too if there is one.
 func (q *Queue) settle(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
 	luck := q.Jitter() // one for all, so that a message's recipients stay together
 	now := q.Now()
 	for _, r := range round {
-		q.decide(e, r, now, luck)
+		q.decide(e, r, round, now, luck)
 	}
-	pos, err := q.apply(ctx, e, round)
+	pos, err := q.settleAll(ctx, e, round)
+	if errors.Is(err, errNotice) { // those of whom nobody is told do not wait for that
+		quiet := slices.DeleteFunc(slices.Clone(round), func(r *result) bool { return r.tell != 0 })
+		if len(quiet) > 0 {
+			pos, _ = q.settleAll(ctx, e, quiet)
+		}
+	}
 	if err != nil {
 		for _, r := range round {
+			if r.settled {
+				continue
+			}
 			r.Next, r.unsure = now.Add(spread(soon(r.Attempts), luck)), true // in memory; on disk it is still due
 		}
 		q.Logger.Error("settling failed", "id", e.ID, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+		return pos, err
+	}
+	return pos, nil
+}
+
+func (q *Queue) settleAll(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
+	pos, err := q.apply(ctx, e, round)
+	if err != nil {
 		return 0, err
 	}
 	q.obey(e, round)
@@ -59,11 +80,14 @@ func (q *Queue) settle(ctx context.Context, e *live, round []*result) (kv.Pos, e
 	return pos, nil
 }
 
+// errNotice is wrapped by failures to make a notice.
+var errNotice = errors.New("a notice can't be made")
+
 func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, error) {
 	var b kv.Batch
 	notices, err := q.notify(ctx, &b, e, round)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w: %w", errNotice, err)
 	}
 	learned, err := q.learn(ctx, &b, e, round)
 	defer learned()
@@ -81,7 +105,11 @@ func (q *Queue) apply(ctx context.Context, e *live, round []*result) (kv.Pos, er
 // admitNotice ends what notify has begun.
 func (q *Queue) admitNotice(n *generated, about storage.ID, pos kv.Pos, err error) {
 	n.message.Content.Discard()
-	if err == nil {
+	switch {
+	case err != nil && n.work:
+		q.doubt(n.live)
+		return
+	case err == nil:
 		q.Logger.Info("notice", "id", n.message.ID, "stage", pipeline.StageQueue, "action", "queued",
 			"to", n.message.Recipients[0].Address, "why", "about "+about.String())
 	}
@@ -89,7 +117,7 @@ func (q *Queue) admitNotice(n *generated, about storage.ID, pos kv.Pos, err erro
 }
 
 // decide says what becomes of a recipient, and what its sender has to be told.
-func (q *Queue) decide(e *live, r *result, now time.Time, luck float64) {
+func (q *Queue) decide(e *live, r *result, round []*result, now time.Time, luck float64) {
 	t := q.timetable(e.Pipeline, r.domain())
 	r.now = now
 	age := r.now.Sub(e.Received)
@@ -114,7 +142,7 @@ func (q *Queue) decide(e *live, r *result, now time.Time, luck float64) {
 		}
 	case o.Kind == pipeline.Delivered:
 		r.fate = finished
-		r.tell = successOf(e, r.Recipient, o)
+		r.tell = successOf(e, r.Recipient, o, round)
 	default: // failed, or given up
 		r.fate, r.tell, o.Kind = finished, NoticeFailed, pipeline.Failed
 	}
@@ -191,6 +219,7 @@ func (r *result) after() Recipient {
 // obey does in memory what the store has.
 func (q *Queue) obey(e *live, round []*result) {
 	for _, r := range round {
+		r.settled = true
 		q.Logger.Info("attempt", "id", e.ID, "stage", pipeline.StageDeliver, "action", r.action(), "to", r.Address, "why", r.outcome.Text)
 		switch r.fate {
 		case postponed:

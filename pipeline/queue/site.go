@@ -59,7 +59,7 @@ func (st *site) limit(most int) int {
 
 // may reports whether a message of this hop may be begun.
 func (st *site) may(t *timetable, now time.Time) bool {
-	if now.Before(st.until) && st.never == nil || st.inflight >= st.limit(t.connections) {
+	if !t.within(now) || now.Before(st.until) && st.never == nil || st.inflight >= st.limit(t.connections) {
 		return false
 	}
 	return t.rate == 0 || st.fill(t.rate, now) >= 1
@@ -129,6 +129,17 @@ func (st *site) refuse(s *pipeline.Sent, now time.Time) {
 			o.Start = time.Time{}
 			st.never, st.why, st.until = &o, s.Why, now.Add(believed)
 		}
+	}
+}
+
+// renew takes note that something has come for it.
+func (st *site) renew(at time.Time) {
+	if !at.After(st.fresh) {
+		return
+	}
+	st.fresh = at
+	if st.elem != nil && !st.proven && st.failures == 0 { // the newest is at the back
+		st.ring.MoveToBack(st.elem)
 	}
 }
 

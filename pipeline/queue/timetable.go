@@ -116,7 +116,7 @@ func (t *timetable) wait(attempts int) time.Duration {
 
 // open returns the first moment from at on in which the destination may be tried.
 func (t *timetable) open(at time.Time) time.Time {
-	if len(t.windows) == 0 || t.within(at) {
+	if t.within(at) {
 		return at
 	}
 	at = at.Truncate(time.Minute)
@@ -129,6 +129,9 @@ func (t *timetable) open(at time.Time) time.Time {
 }
 
 func (t *timetable) within(at time.Time) bool {
+	if len(t.windows) == 0 {
+		return true
+	}
 	local := at.Local()
 	for _, h := range t.windows {
 		if h.contain(local.Hour()*60 + local.Minute()) {

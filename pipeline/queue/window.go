@@ -100,7 +100,7 @@ func (h *hop) push(p *part) {
 func (h *hop) renew(now time.Time) {
 	h.fresh = later(h.fresh, now)
 	if h.site != nil {
-		h.site.fresh = h.fresh
+		h.site.renew(h.fresh)
 	}
 }
 
