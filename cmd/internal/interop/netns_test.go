@@ -43,7 +43,16 @@ func inside(t *testing.T) bool {
 		"-test.run", "^" + t.Name() + "$", "-test.v", "-test.count", "1",
 	}
 	cmd := exec.CommandContext(ctx, unshare, args...)
-	cmd.Env = append(os.Environ(), insideMark+"="+t.Name())
+	// Processes in there see nobody else's, and would take what others have in the common place for left behind.
+	temp, err := os.MkdirTemp("", "in-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(temp)
+	if err := os.Chmod(temp, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), insideMark+"="+t.Name(), "TMPDIR="+temp)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
