@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -40,7 +41,8 @@ func (r *Resolver) resolve(ctx context.Context, k key) *answer {
 	for range maxChain {
 		m, err := r.ask(ctx, asked)
 		if err != nil {
-			a := failure(k.name, err.Error(), true)
+			a := failure(k.name, cause(err), true)
+			a.err.UnwrapErr = err // with the server, whose address is not for DSNs
 			a.err.IsTimeout = errors.Is(err, context.DeadlineExceeded)
 			a.ttl = failureTTL
 			return a
@@ -80,6 +82,27 @@ func (r *Resolver) ask(ctx context.Context, k key) (*dns.Msg, error) {
 	return nil, last
 }
 
+// cause says what went wrong without addresses: it goes into notices to senders (RFC 3464 section 4.2).
+func cause(err error) string {
+	var refused rcodeError
+	var timeout interface{ Timeout() bool }
+	var call syscall.Errno
+	switch {
+	case errors.As(err, &refused):
+		return refused.Error()
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "no name server answered in time"
+	case errors.As(err, &call):
+		return "no name server can be asked: " + call.Error()
+	}
+	return "no name server gave an answer"
+}
+
+// rcodeError is a response that says nothing about the name.
+type rcodeError int
+
+func (e rcodeError) Error() string { return "answered " + rcodeText(int(e)) }
+
 // askServer asks one server once: by datagram, then by TCP if the answer was cut short, and without EDNS if the server
 // does not know it.
 func (r *Resolver) askServer(ctx context.Context, server string, k key) (*dns.Msg, error) {
@@ -103,7 +126,7 @@ func (r *Resolver) askWith(ctx context.Context, server string, query *dns.Msg) (
 	case dns.RcodeSuccess, dns.RcodeNameError:
 		return m, nil
 	default:
-		return nil, fmt.Errorf("answered %s", rcodeText(m.Rcode))
+		return nil, rcodeError(m.Rcode)
 	}
 }
 

@@ -34,7 +34,10 @@ mute.test.         IN MX 10 mx.sick.test.
 		w.post([]string{"a@" + d}, "dns."+d+"@example.test", "DNS fails", 1000)
 	}
 	for _, d := range domains[:2] {
-		w.awaitInbox(alice, "dns."+d+"@example.test", "Action: delayed", "Status: 4.4.")
+		notice := w.awaitInbox(alice, "dns."+d+"@example.test", "Action: delayed", "Status: 4.4.")
+		if ip, _, _ := strings.Cut(nameServer, ":"); strings.Contains(notice, ip) {
+			t.Errorf("the notice has our resolver's address (DRILLS E2.8):\n%s", notice)
+		}
 	}
 	for _, d := range domains {
 		w.dns.Zone.Break(d+".", resolvertest.Fault{})
