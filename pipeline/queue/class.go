@@ -58,8 +58,8 @@ func (r *remote) turn(c class) *site {
 	return r.rings[c].Front().Value.(*site)
 }
 
-// demote moves those that are not recent any more behind the unknown ones. Both rings are in the order in which
-// something came last, so that the newest is always at the back.
+// demote moves those that are not recent any more behind the unknown ones. The newest is at the back of
+// both rings.
 func (r *remote) demote(now time.Time) {
 	for e := r.rings[recent].Front(); e != nil; e = r.rings[recent].Front() {
 		st := e.Value.(*site)

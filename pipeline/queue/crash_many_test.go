@@ -176,5 +176,10 @@ func crashManyNotices(ctx context.Context, q *queue.Queue, store *storage.Store,
 }
 
 func TestCrashOfManyByHand(t *testing.T) {
-	crashtest.Run(t, crashtest.Scenario{Run: crashManyRun, Check: crashManyCheck}, crashtest.Options{Points: 40})
+	t.Parallel()
+	points := 40
+	if slowed {
+		points = 15
+	}
+	crashtest.Run(t, crashtest.Scenario{Run: crashManyRun, Check: crashManyCheck}, crashtest.Options{Points: points})
 }

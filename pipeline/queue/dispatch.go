@@ -83,7 +83,12 @@ func (s *schedule) enlist(st *site) {
 		}
 		st.delist()
 	}
-	st.ring, st.elem = ring, ring.PushBack(st)
+	st.ring = ring
+	if last := ring.Back(); ring == &s.remote.rings[recent] && last != nil && last.Value.(*site).fresh.After(st.fresh) {
+		st.elem = ring.PushFront(st) // next hops are not found out in the order in which something came
+		return
+	}
+	st.elem = ring.PushBack(st)
 }
 
 func (st *site) delist() {

@@ -50,6 +50,9 @@ func (r *rig) state(t testing.TB, id storage.ID) string {
 	for _, r := range item.Recipients {
 		text += r.State + " "
 	}
+	if text == "" { // it went while it was read
+		return "gone"
+	}
 	return text[:len(text)-1]
 }
 
