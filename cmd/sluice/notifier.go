@@ -44,11 +44,14 @@ func (n *notifier) write(ctx context.Context, w io.Writer, m *pipeline.Message, 
 	}
 	report := n.report(m, notice)
 	original, err := n.store.OpenContent(ctx, notice.Entry.Content, notice.About[0].Recipient.Variant, nil)
-	if err != nil {
-		return fmt.Errorf("open the original: %w", err)
+	switch {
+	case err == nil:
+		defer original.Close()
+		report.Original, report.OriginalSize = original, original.Size()
+	case ctx.Err() != nil:
+		return ctx.Err()
+	default: // the sender is told all the same, without what the message said: a damaged one would be tried again for ever
 	}
-	defer original.Close()
-	report.Original, report.OriginalSize = original, original.Size()
 	params, err := dsn.Write(w, report)
 	if err != nil {
 		return err

@@ -97,6 +97,13 @@ func TestNotifier(t *testing.T) {
 			t.Errorf("REQUIRETLS %v: the body is returned: %v, the notice requires TLS: %v; %v", tls, full, m.Params.TLS, err)
 		}
 	}
+	lost := notice("alice@example.test")
+	lost.Entry.Content = storage.ContentID(store.NewID()) // what it said can't be read: the sender is told all the same
+	if m, why, err := n.Notice(t.Context(), lost); err != nil || m == nil {
+		t.Errorf("without the original: %v, %q, %v", m, why, err)
+	} else {
+		m.Content.Discard()
+	}
 	for _, sender := range []string{"nobody@example.test", "carol@[192.0.2.1]", "j\u00fcrgen@example.test", ""} {
 		m, why, err := n.Notice(t.Context(), notice(sender))
 		if m != nil || why == "" || err != nil {
