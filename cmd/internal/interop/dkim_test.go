@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,8 +73,11 @@ func (s *sealed) arrived(mark string) string {
 func (s *sealed) verified(raw string) string {
 	s.t.Helper()
 	records := s.keyRecords()
+	var mu sync.Mutex // keys are asked for side by side
 	var asked []string
 	list, err := dkim.VerifyWithOptions(strings.NewReader(raw), &dkim.VerifyOptions{LookupTXT: func(name string) ([]string, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		asked = append(asked, strings.TrimSuffix(name, "._domainkey."+domain))
 		return []string{records[name]}, nil
 	}})

@@ -317,6 +317,9 @@ func TestNoOpenRelay(t *testing.T) {
 		}
 		got := sink.waitSunk(t, mark, leave)
 		want := []string{"Far.Away@leave.test", `SOMEONE%leave.test@backup.test`, "someone@backup.test"}
+		if origin.sender == alice { // a stranger under our name, which we do not lend him: the forward waits in quarantine
+			want = want[1:]
+		}
 		if !origin.relays && !slices.Equal(got, want) {
 			t.Errorf("%s from <%s>: the server outside got mail for %q, want %q", origin.listener, origin.sender, got, want)
 		}
