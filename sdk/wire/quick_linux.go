@@ -114,6 +114,19 @@ func (d *direction) result(what string) (int, error) {
 	return 0, os.NewSyscallError(what, d.errno)
 }
 
+// rest gives the epoll of a writer back: most write without ever waiting for room. Only the writer calls it.
+func (d *direction) rest() {
+	d.p = nil
+	if d.file == nil {
+		return
+	}
+	d.mu.Lock()
+	file := d.file
+	d.file = nil
+	d.mu.Unlock()
+	_ = file.Close()
+}
+
 // close has no call of the direction use a descriptor any more, and wakes who waits.
 func (d *direction) close() {
 	d.mu.Lock()
@@ -151,7 +164,7 @@ func (q *quickConn) Read(p []byte) (int, error) {
 // Write implements io.Writer.
 func (q *quickConn) Write(p []byte) (n int, err error) {
 	d := &q.out
-	defer func() { d.p = nil }()
+	defer d.rest()
 	for n < len(p) {
 		d.p = p[n:]
 		if d.move(q.fd); d.errno == syscall.EAGAIN {
