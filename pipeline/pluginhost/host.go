@@ -10,14 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -88,8 +83,8 @@ type Host struct {
 	options Options
 	threads *starter
 	buffers *pool
-	groups  *cgroups     // nil: none
-	runLock *os.File     // on options.RunDir
+	groups  *cgroups // nil: none
+	sockets *runDir
 	shadow  atomic.Int64 // octets of content that shadow questions hold
 
 	ctx     context.Context // of everything that runs
@@ -139,7 +134,9 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 		return err
 	}
 	h.options.Dir = dir
-	if h.options.RunDir, h.runLock, err = makeRunDir(h.options.RunDir, h.options.User); err != nil {
+	h.sockets = &runDir{base: h.options.RunDir, as: h.options.User}
+	h.sockets.clear()
+	if _, err := h.sockets.path(); err != nil {
 		return err
 	}
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -180,64 +177,6 @@ func (h *Host) validate(configs []Config) error {
 		names[c.Name] = true
 	}
 	return errors.Join(problems...)
-}
-
-// makeRunDir makes the directory of this host's sockets, and removes those of servers that were
-// killed, with the processes that their plugins left. The directory is locked as long as the file that comes with it is
-// open: a server in another container that shares the directory has no process of that number here, and lives.
-func makeRunDir(base string, as *Identity) (string, *os.File, error) {
-	left, _ := filepath.Glob(filepath.Join(base, "sluice-run-*-*"))
-	for _, dir := range left {
-		info, err := os.Lstat(dir)
-		owner, ok := uint32(0), false
-		if err == nil && info.IsDir() {
-			stat, isStat := info.Sys().(*syscall.Stat_t)
-			if ok = isStat; ok {
-				owner = stat.Uid
-			}
-		}
-		pid, _ := strconv.Atoi(strings.Split(filepath.Base(dir), "-")[2])
-		if ok && int(owner) == os.Geteuid() && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			removeLeft(dir)
-		}
-	}
-	dir, err := os.MkdirTemp(base, fmt.Sprintf("sluice-run-%d-*", os.Getpid()))
-	if err != nil {
-		return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
-	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
-	}
-	if as != nil { // it passes through to the one of its own, and sees no other
-		if err := os.Chmod(dir, 0o711); err != nil {
-			return "", nil, fmt.Errorf("make the directory of the plugins' sockets: %w", err)
-		}
-	}
-	return dir, lock, nil
-}
-
-// removeLeft removes the directory of a server that was killed, unless it lives.
-func removeLeft(dir string) {
-	lock, err := lockDir(dir)
-	if err != nil {
-		return
-	}
-	defer lock.Close()
-	endOrphans(dir)
-	_ = os.RemoveAll(dir)
-}
-
-// lockDir locks a directory until the file is closed, at the latest by the end of the process.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // startProcesses is the thread whose end the kernel tells plugins of; it ends after them.
@@ -322,7 +261,6 @@ func (h *Host) Stop(ctx context.Context) error {
 	drained.Wait()
 	h.stop()
 	h.running.Wait()
-	_ = os.RemoveAll(h.options.RunDir)
-	_ = h.runLock.Close()
+	h.sockets.remove()
 	return errors.Join(problems...)
 }

@@ -274,7 +274,7 @@ func (p *Plugin) launch(suffix string) *launch {
 	if err != nil {
 		p.log.Error("plugin has no state directory", "why", err)
 	}
-	return &launch{config: &p.config, options: o, groups: p.host.groups, role: p.role + suffix, threads: p.host.threads, buffers: p.host.buffers, log: p.log, stateDir: dir, dir: o.Dir}
+	return &launch{config: &p.config, options: o, groups: p.host.groups, role: p.role + suffix, sockets: p.host.sockets, threads: p.host.threads, buffers: p.host.buffers, log: p.log, stateDir: dir, dir: o.Dir}
 }
 
 // current waits for a running process, as long as one may come within ctx.

@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,11 +29,13 @@ func TestOthersRunDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	own, ownLock, err := makeRunDir(base, nil)
+	r := &runDir{base: base}
+	r.clear()
+	own, err := r.path()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ownLock.Close()
+	defer r.remove()
 	for dir, want := range map[string]bool{live: true, dead: false, own: true} {
 		if _, err := os.Stat(dir); (err == nil) != want {
 			t.Errorf("%s: %v, expected it there: %v", dir, err, want)
@@ -82,4 +85,31 @@ func TestSocketRemoved(t *testing.T) {
 	if h.suspects.len() != 1 {
 		t.Errorf("%d suspects, expected the one that was in the process", h.suspects.len())
 	}
+}
+
+// TestRunDirRemoved: somebody clears the place of temporary files up, the plugin dies, and starts again all the same; a directory of the
+// same name that somebody else made is not taken.
+func TestRunDirRemoved(t *testing.T) {
+	h := newHarness(t, "plain", nil)
+	h.ready(t)
+	gone, err := h.host.sockets.path()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.RemoveAll(gone), os.Mkdir(gone, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = h.ask(t, message("do: crash\r\n\r\n"))
+	eventually(t, "it is asked again", 10*time.Second, func() bool {
+		v, kind := h.ask(t, message("hello"))
+		return kind == "" && v.Score == 1
+	})
+	now, err := h.host.sockets.path()
+	if err != nil || now == gone {
+		t.Errorf("%s: %v, expected another than %s", now, err, gone)
+	}
+	if left, err := os.ReadDir(gone); err != nil || len(left) > 0 {
+		t.Errorf("%s has %v: %v", gone, left, err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(gone) })
 }

@@ -28,6 +28,7 @@ import (
 type launch struct {
 	config   *Config
 	options  *Options
+	sockets  *runDir
 	threads  *starter
 	buffers  *pool
 	groups   *cgroups
@@ -63,6 +64,10 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	sockets, err := l.sockets.path()
+	if err != nil {
+		return nil, err
+	}
 	out := newOutput(l.log)
 	var started atomic.Pointer[runner]
 	client := goplugin.NewClient(&goplugin.ClientConfig{
@@ -74,7 +79,7 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 		StartTimeout:     l.options.StartTimeout,
 		SkipHostEnv:      true,
 		Logger:           hclog.NewNullLogger(),
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: l.options.RunDir},
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: sockets},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (gprunner.Runner, error) {
 			wrapped, err := spec.command(l, cmd.Env, socketDir)
 			if err != nil {
