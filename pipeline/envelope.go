@@ -61,6 +61,8 @@ type Auth struct {
 	SPFDomain   string   // whose record it was, in A-labels
 	DKIM        string   // the best result among the signatures (RFC 6376)
 	DKIMDomains []string // of the signatures that passed, in A-labels
+	Signatures  []string // those that passed: d=, s= and the beginning of b= (RFC 6008), with slashes between them
+	Named       string   // how many recipients stand in a To or Cc that such a signature covers: "all", "some" or "none"; "" without one
 	DMARC       string   // the strictest result among the authors' domains (RFC 7489)
 	DMARCDomain string   // the author's domain that it is about
 	IPRev       string   // RFC 8601 section 3
@@ -79,9 +81,10 @@ func (a *Auth) envelope() map[string]string {
 		return nil
 	}
 	if a.shown == nil {
-		shown := make(map[string]string, 8)
+		shown := make(map[string]string, 12)
 		for _, r := range []struct{ name, value string }{
 			{"spf", a.SPF}, {"spf.domain", a.SPFDomain}, {"dkim", a.DKIM}, {"dkim.domains", strings.Join(a.DKIMDomains, " ")},
+			{"dkim.signatures", strings.Join(a.Signatures, " ")}, {"dkim.named", a.Named},
 			{"dmarc", a.DMARC}, {"dmarc.domain", a.DMARCDomain}, {"iprev", a.IPRev}, {"auth", a.Login}, {"arc", a.ARC},
 		} {
 			if r.value != "" {

@@ -115,7 +115,7 @@ func TestOnlyWhoHasThePhaseIsAsked(t *testing.T) {
 // are, the score that all recipients of the question have.
 func TestWhatPluginsSeeOfTheEnvelope(t *testing.T) {
 	m := asked(t, alice, bob)
-	m.Auth = &Auth{SPF: "pass", SPFDomain: "example.net", DKIM: "pass", DKIMDomains: []string{"a.test", "b.test"}, DMARC: "fail", DMARCDomain: "c.test"}
+	m.Auth = &Auth{SPF: "pass", SPFDomain: "example.net", DKIM: "pass", DKIMDomains: []string{"a.test", "b.test"}, Signatures: []string{"a.test/s/QUJD", "b.test/t/REVG"}, Named: "none", DMARC: "fail", DMARCDomain: "c.test"}
 	m.Tags = map[string]string{"spf": "fail"} // of a plugin
 	m.Score, m.Recipients[0].Score, m.Recipients[1].Score = 1, 5, 2
 	m.Recipients[0].Hops = []Hop{{Kind: HopMailbox, Address: "alice@example.test"}, {Kind: HopDiscard}}
@@ -124,7 +124,7 @@ func TestWhatPluginsSeeOfTheEnvelope(t *testing.T) {
 	if content.Score != 3 || content.Recipients[0].Hops != nil || content.Recipients[0].ORcpt != "rfc822;x" {
 		t.Errorf("content: %+v", content)
 	}
-	if got := fmt.Sprint(content.Auth); got != "map[dkim:pass dkim.domains:a.test b.test dmarc:fail dmarc.domain:c.test spf:pass spf.domain:example.net]" {
+	if got := fmt.Sprint(content.Auth); got != "map[dkim:pass dkim.domains:a.test b.test dkim.named:none dkim.signatures:a.test/s/QUJD b.test/t/REVG dmarc:fail dmarc.domain:c.test spf:pass spf.domain:example.net]" {
 		t.Errorf("auth: %s", got)
 	}
 	route := questionsOf(m, sdk.PhaseRoute)[0].Envelope()

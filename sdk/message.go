@@ -46,7 +46,10 @@ type Envelope struct {
 	// Auth is what the stage authenticate found: "spf", "dkim", "arc", "dmarc", "iprev",
 	// "auth" with results as in RFC 8601 ("pass", "fail", ...), "dkim.domains" with
 	// the domains of signatures that passed, separated by spaces, "spf.domain",
-	// and "dmarc.domain". No plugin can change it. nil before content.
+	// and "dmarc.domain". Where a DKIM signature passed also "dkim.signatures", each of them
+	// as "domain/selector/beginning of b=", and "dkim.named", "all", "some" or "none" of the
+	// recipients being in a To or Cc that is signed: mail that is sent again and again to
+	// people whom it does not name has the same one each time. No plugin can change it. nil before content.
 	Auth map[string]string
 
 	Score float64           // spam points of earlier phases and stages

@@ -188,6 +188,9 @@ func (s *Stage) auth(m *pipeline.Message, r *results) *pipeline.Auth {
 				a.DKIMDomains = append(a.DKIMDomains, r.dkim[i].domain)
 			}
 		}
+		if len(a.DKIMDomains) > 0 {
+			a.Signatures, a.Named = replay(m, r.dkim)
+		}
 	}
 	if d := strictest(r.dmarc); d != nil {
 		a.DMARC, a.DMARCDomain = d.result, d.domain

@@ -33,6 +33,7 @@ type dkimResult struct {
 	algorithm string // a=
 	signature string // the first octets of b= (RFC 6008)
 	testing   bool   // the key says t=y
+	names     string // h=
 }
 
 // checker verifies the signatures and the ARC chain of one message.
@@ -105,7 +106,7 @@ func (c *checker) parse(fields []pipeline.Field, r *results) (signatures []*dkim
 		}
 		result := dkimResult{
 			result: resultNeutral, domain: signature.Domain, identity: clip(signature.Identity), selector: clip(signature.Selector),
-			algorithm: clip(signature.Algorithm), signature: signature.Short(),
+			algorithm: clip(signature.Algorithm), signature: signature.Short(), names: signature.Names,
 		}
 		if err == nil && isLiteral(signature.Domain) {
 			err = &dkim.Failure{Result: dkim.PermError, Why: "d= is an address"}

@@ -91,7 +91,9 @@ func hasTag(t Tags, name string) bool { _, ok := t.Get(name); return ok }
 // maxOnce is how far fields that may occur once are counted.
 const maxOnce = 100
 
-func countName(names, want string) (n int) {
+// CountName returns how often names, an h=, has one: of the fields of that name it covers as many, from the lowest up (RFC 6376
+// section 5.4.2).
+func CountName(names, want string) (n int) {
 	for name := range strings.SplitSeq(names, ":") {
 		if strings.EqualFold(name, want) {
 			n++
@@ -261,7 +263,7 @@ func (s *Signature) CheckHeader(h *Header, key *Key) error {
 			return &Failure{Policy, name + " is signed, and there is a line that may pass for another one"}
 		}
 		if n := h.count(name, maxOnce); n > 1 {
-			if in := countName(s.Names, name); 0 < in && in < n {
+			if in := CountName(s.Names, name); 0 < in && in < n {
 				return &Failure{Policy, name + " is signed, and there is another one that is not"}
 			}
 		}
