@@ -59,6 +59,7 @@ import (
 //	reply: text, tls: pattern, relayed: true      of the last outcome above
 //	pace: WORD               same, fine, slow, wait, never
 //	error: pattern           Send returns an error
+//	log: pattern             a line of the log
 func TestDialogues(t *testing.T) {
 	files, err := filepath.Glob("testdata/dialogue/*.txt")
 	if err != nil || len(files) == 0 {
@@ -137,7 +138,7 @@ func playDialogue(t *testing.T, text string) {
 	r.Close()
 	network.close()
 	s.played.Wait()
-	s.check(sent, err)
+	s.check(sent, err, log.String())
 	for host, left := range s.scripts {
 		if len(left) > 0 {
 			s.fault("%d connections to %s were not made", len(left), host)
@@ -336,11 +337,17 @@ func (s *scene) configure(word string) {
 }
 
 // check holds what came of it against what was to come.
-func (s *scene) check(sent pipeline.Sent, err error) {
+func (s *scene) check(sent pipeline.Sent, err error, log string) {
 	var last *pipeline.Outcome
 	n := 0
 	for _, line := range s.expect {
 		key, rest, _ := strings.Cut(line, " ")
+		if key == "log:" {
+			if !slices.ContainsFunc(strings.Split(log, "\n"), func(line string) bool { return matches(rest, line) }) {
+				s.fault("no line of the log is %q", rest)
+			}
+			continue
+		}
 		if key == "error:" {
 			if err == nil || !matches(rest, err.Error()) {
 				s.fault("the error is %v, expected %s", err, rest)
