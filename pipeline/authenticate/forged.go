@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
-	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
 	"github.com/sluicemail/sluice/sdk"
 )
 
@@ -24,7 +23,7 @@ func (s *Stage) mark(m *pipeline.Message, field []byte) (removed int, err error)
 func (s *Stage) forged(f pipeline.Field, stranger bool) bool {
 	name := f.Name
 	if name == "" {
-		name = dkim.LenientName(f.Raw)
+		name = f.LenientName()
 	}
 	switch len(name) {
 	case 0:

@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"github.com/sluicemail/sluice/pipeline"
-	"github.com/sluicemail/sluice/pipeline/authenticate/dkim"
 	"github.com/sluicemail/sluice/storage/mime"
 )
 
@@ -25,7 +24,7 @@ type authors struct {
 func authorsOf(v *pipeline.Version) authors {
 	var a authors
 	for _, f := range v.Fields() {
-		if f.Name == "" && strings.EqualFold(dkim.LenientName(f.Raw), "From") {
+		if f.Name == "" && strings.EqualFold(f.LenientName(), "From") {
 			a.unreadable = true
 		} else if !strings.EqualFold(f.Name, "From") {
 			continue

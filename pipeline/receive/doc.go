@@ -9,6 +9,8 @@
 //   - The octets that are spooled are those that came, without the dots of transparency, and, from our own people and by
 //     LMTP, with bare LF made CRLF (RULES A5). What receive adds (Received; Date and Message-ID for submission) and takes
 //     away (Return-Path; Bcc for submission) are changes of the message's version, not of its octets.
+//   - What a login may say in From and Sender is checked, and so is that these and Bcc are written so that every reader takes
+//     them for what they are.
 //   - Plugins that want to be are asked before the greeting, at MAIL and at RCPT, by the pipeline, and their opinion about the
 //     connection stays with it until it ends. Where no plugin wants to be, nothing is asked, waited for or kept.
 //   - Commands are taken in RFC 5321's order. Replies have enhanced codes (RFC 2034) and never the text of an inner error.

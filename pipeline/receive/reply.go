@@ -17,6 +17,7 @@ var (
 	replyMechanism  = pipeline.Reply{Code: 504, Enhanced: "5.5.4", Text: "This mechanism is not supported"}
 	replyNotYours   = pipeline.Reply{Code: 550, Enhanced: "5.7.1", Text: "The sender is not an address of your account"}
 	replyFromYours  = pipeline.Reply{Code: 550, Enhanced: "5.7.1", Text: "From or Sender is missing, unreadable, or not an address of your account"}
+	replyCrooked    = pipeline.Reply{Code: 554, Enhanced: "5.6.0", Text: "From, Sender or Bcc is not written as RFC 5322 section 2.2 wants it"}
 	replyIncomplete = pipeline.Reply{Code: 451, Enhanced: "4.4.2", Text: "The message did not arrive as a whole"}
 	replyNoMessage  = pipeline.Reply{Code: 503, Enhanced: "5.5.1", Text: "There is no message under way"}
 )

@@ -21,7 +21,11 @@ func (s *session) submit(m *pipeline.Message) pipeline.Result {
 	defer cancel()
 	m.Peer.Reverse, m.Peer.Name = s.clientName(ctx)
 	if m.Origin == sdk.Login {
-		if reply := s.ownFields(ctx, m); !reply.OK() {
+		reply := s.properFields(m)
+		if reply.OK() {
+			reply = s.ownFields(ctx, m)
+		}
+		if !reply.OK() {
 			m.Content.Discard()
 			return pipeline.Result{Reply: reply}
 		}
@@ -37,6 +41,30 @@ func (s *session) submit(m *pipeline.Message) pipeline.Result {
 	m.Front(receivedField(m, o.Hostname))
 	s.gate.server.counts.messages.Add(1)
 	return o.Pipeline.Submit(ctx, m)
+}
+
+// strictFields are those that say who writes, to which logins are held, and those that nobody but we may see.
+var strictFields = [...]string{"From", "Sender", "Bcc", "Resent-Bcc"}
+
+// properFields refuses a header in which one of these fields is written so that some programs take it for the field and others
+// do not: "From" and a NUL, or sixty blanks, before the colon. It would be no From to ownFields and to the signature, and one
+// to the reader; and a Bcc would stay. RFC 6409 section 6.3 has 554 for it. All octets that arrived stay as they are
+// (RULES A4), so nothing is repaired.
+func (s *session) properFields(m *pipeline.Message) pipeline.Reply {
+	for _, f := range m.Arrived().Fields() {
+		if f.Proper() {
+			continue
+		}
+		name := f.LenientName()
+		for _, strict := range strictFields {
+			if strings.EqualFold(name, strict) {
+				s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "login", s.login,
+					"field", strict, "why", "a field is not written as RFC 5322 section 2.2 wants it")
+				return replyCrooked
+			}
+		}
+	}
+	return pipeline.Reply{}
 }
 
 // ownFields holds From and Sender to the account's addresses (RULES A1). A message without From could say nothing about

@@ -37,7 +37,7 @@ func NewHeader(fields []pipeline.Field) *Header {
 	}
 	for i := range fields {
 		if fields[i].Name == "" { // a line that is no field
-			lenient := LenientName(fields[i].Raw)
+			lenient := fields[i].LenientName()
 			for _, name := range once {
 				if strings.EqualFold(lenient, name) && !slices.Contains(h.crooked, name) {
 					h.crooked = append(h.crooked, name)
@@ -50,27 +50,6 @@ func NewHeader(fields []pipeline.Field) *Header {
 		h.slots[slot] = int32(i)
 	}
 	return h
-}
-
-// LenientName returns the name of a line that is no field (RFC 5322 section 2.2) as a lenient reader understands it: without
-// white space or a fold before the colon, however much there is, and without invisible octets; "" if it has none.
-func LenientName(raw []byte) string {
-	const longest = 64
-	var name [longest]byte
-	n := 0
-	for _, c := range raw {
-		switch {
-		case c == ':':
-			return string(name[:n])
-		case c <= ' ' || c > '~':
-		case n == longest:
-			return ""
-		default:
-			name[n] = c
-			n++
-		}
-	}
-	return ""
 }
 
 // Fields returns the fields from the top.
