@@ -65,6 +65,7 @@ type Auth struct {
 	Named       string   // how many recipients stand in a To or Cc that such a signature covers: "all", "some" or "none"; "" without one
 	DMARC       string   // the strictest result among the authors' domains (RFC 7489)
 	DMARCDomain string   // the author's domain that it is about
+	DMARCFailed []string // all authors' domains for which it failed, in A-labels
 	IPRev       string   // RFC 8601 section 3
 	Login       string   // "pass" where somebody logged in (RFC 8601 section 2.7.4)
 	ARC         string   // what became of the chain: none, pass or fail (RFC 8617 section 4.4); "" if nobody looked

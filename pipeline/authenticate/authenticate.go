@@ -19,10 +19,11 @@
 // What DMARC decides with "enforce" (RFC 7489 section 6.6.2): p=reject is a reject with 550 5.7.1; p=quarantine is junk,
 // not quarantine, since the domain asks for suspicion and only the reader can tell a broken mailing list from a fraud, while
 // our quarantine would keep the message from the reader. pct and t=y (RFC 9989) take the message one step down. A message
-// with several From fields is rejected: a reader may be shown any of them. With several authors in one field each
-// author's domain is asked and the strictest answer holds. A From field in which no domain can be found is junk. A
-// message without any From field shows no author whom one could fake: it has no DMARC result and goes on. A message that
-// fails, but passed at a forwarder whose ARC seal the administrator trusts (RFC 8617 section 7.2.1), goes on too.
+// with several From fields is rejected: a reader may be shown any of them. So is one without: a reader is shown Sender,
+// Reply-To or the envelope's sender in place of an author. Both are permerror. With several authors in one field each
+// author's domain is asked and the strictest answer holds. A From field in which no domain can be found is junk; one with
+// address literals alone has no DMARC result. A message that fails, but passed at a forwarder whose ARC seal the
+// administrator trusts (RFC 8617 section 7.2.1), goes on.
 //
 // What plugins see of Message.Auth is sdk.Envelope.Auth. No plugin can change it, and tags of the same names mean nothing.
 //
@@ -194,6 +195,11 @@ func (s *Stage) auth(m *pipeline.Message, r *results) *pipeline.Auth {
 	}
 	if d := strictest(r.dmarc); d != nil {
 		a.DMARC, a.DMARCDomain = d.result, d.domain
+	}
+	for i := range r.dmarc {
+		if r.dmarc[i].result == resultFail {
+			a.DMARCFailed = append(a.DMARCFailed, r.dmarc[i].domain)
+		}
 	}
 	if m.Origin == sdk.Login {
 		a.Login = resultPass

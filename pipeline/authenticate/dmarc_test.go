@@ -44,7 +44,7 @@ func TestDMARC(t *testing.T) {
 		{"final dot", "a@evil.test", "b@reject.test.", "fail reject reject reject.test", sdk.Reject},
 		{"ideographic full stop", "a@evil.test", "b@reject。test", "fail reject reject reject.test", sdk.Reject},
 		{"full-width letters", "a@evil.test", "b@ｒｅｊｅｃｔ.test", "fail reject reject reject.test", sdk.Reject},
-		{"address literal", "a@evil.test", "b@[192.0.2.1]", "", sdk.Accept},
+		{"address literal", "a@evil.test", "b@[192.0.2.1]", "none  none ", sdk.Accept},
 		{"single label", "a@evil.test", "root@localhost", "none  none localhost", sdk.Accept},
 	}
 	for _, test := range tests {
@@ -78,7 +78,10 @@ func TestFrom(t *testing.T) {
 		want         sdk.Action
 		domains      string
 	}{
-		{"none", "Subject: x", sdk.Accept, ""},
+		{"none", "Subject: x", sdk.Reject, ""},
+		{"none, but a reader may go by Sender", "Sender: b@reject.test\nReply-To: b@reject.test", sdk.Reject, ""},
+		{"none but one of a resender", "Resent-From: a@evil.test", sdk.Reject, ""},
+		{"none, and a line that looks like one in the end", "Subject: x\nFrom a@evil.test", sdk.Reject, ""},
 		{"two fields", "From: a@evil.test\nFrom: b@reject.test", sdk.Reject, "evil.test"},
 		{"two equal fields", "From: a@evil.test\nFROM : a@evil.test", sdk.Reject, "evil.test"},
 		{"two authors", "From: a@evil.test, b@reject.test", sdk.Reject, "evil.test reject.test"},
@@ -116,6 +119,43 @@ func TestFrom(t *testing.T) {
 		}
 		if test.want == sdk.Accept == (m.Recipients[0].Opinion.Why != "") {
 			t.Errorf("%s: why %q", test.what, m.Recipients[0].Opinion.Why)
+		}
+	}
+}
+
+// TestNoAuthor: what is said of messages that have no author's domain, or too many, and what becomes of them (RFC 7489 section
+// 6.6.1, RFC 9989 section 11.5).
+func TestNoAuthor(t *testing.T) {
+	const refused = "550 5.7.1 A message must have exactly one From field (RFC 5322)"
+	tests := []struct{ what, header, results, plugins, reply string }{
+		{"no From", "Sender: b@reject.test", `dmarc=permerror reason="no From field ?RFC 5322 section 3.6?"`, "permerror", refused},
+		{"two", "From: a@evil.test\nFrom: b@reject.test", `dmarc=permerror reason="more than one From field ?RFC 5322 section 3.6?"`, "permerror", refused},
+		{"one, and one for lenient readers", "From: a@evil.test\nFr\x7fom: b@reject.test",
+			`dmarc=permerror reason="more than one From field ?RFC 5322 section 3.6?"`, "permerror", refused},
+		{"a literal", "From: a@[192.0.2.1]", `dmarc=none reason="the author's address has no domain"`, "none", ""},
+		{"no domain", "From: root", `dmarc=permerror reason="the From field names no readable domain"`, "permerror", ""},
+		{"several authors, of whom one is faked", "From: a@evil.test, b@none.test",
+			"dmarc=none header.from=evil.test; dmarc=fail (p=none dis=none) header.from=none.test", "fail", ""},
+	}
+	for _, test := range tests {
+		for _, mode := range []DMARCMode{DMARCEnforce, DMARCReport} {
+			f := newFixture(t, "")
+			f.stage.Config.DMARC = mode
+			m := f.message("a@evil.test", test.header+"\nTo: x@sluice.test\n\nbody\n")
+			f.process(m)
+			if _, got, _ := strings.Cut(field(t, m), "dkim=none; "); got != test.results || m.Auth.DMARC != test.plugins {
+				t.Errorf("%s, %s: %s (%s), want %s (%s)", test.what, mode, got, m.Auth.DMARC, test.results, test.plugins)
+			}
+			if failed := len(m.Auth.DMARCFailed) > 0; failed != (test.plugins == "fail") {
+				t.Errorf("%s, %s: failed for %q", test.what, mode, m.Auth.DMARCFailed)
+			}
+			o, want := m.Recipients[1].Opinion, test.reply
+			if mode == DMARCReport {
+				want = ""
+			}
+			if got := o.Reply.String(); want != "" && got != want || (o.Action == sdk.Reject) != (want != "") {
+				t.Errorf("%s, %s: %s %q, want %q", test.what, mode, o.Action, got, want)
+			}
 		}
 	}
 }

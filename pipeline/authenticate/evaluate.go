@@ -26,10 +26,17 @@ type dmarcResult struct {
 	override *pipeline.DMARCOverride
 }
 
-// evaluate does DMARC for each of the authors' domains; nothing at all if there is no From field.
+// evaluate does DMARC for each of the authors' domains. No From field, or several, is for DMARC not to decide (RFC 7489 section
+// 6.6.1, RFC 9989 section 5.3.1), and no way around it (RFC 9989 section 11.5): such a message is refused like one of a domain
+// that asks for it.
 func (s *Stage) evaluate(ctx context.Context, w *walker, r *results) []dmarcResult {
-	if r.author.fields > 1 {
+	switch {
+	case r.author.fields == 0:
+		return []dmarcResult{{result: resultPermError, disposition: policyReject, why: "no From field (RFC 5322 section 3.6)"}}
+	case r.author.fields > 1:
 		return []dmarcResult{{result: resultPermError, disposition: policyReject, why: "more than one From field (RFC 5322 section 3.6)"}}
+	case len(r.author.domains) == 0 && !r.author.unreadable:
+		return []dmarcResult{{result: resultNone, disposition: policyNone, why: "the author's address has no domain"}}
 	}
 	list := make([]dmarcResult, len(r.author.domains))
 	var side beside
@@ -183,6 +190,7 @@ func strictest(list []dmarcResult) *dmarcResult {
 	return worst
 }
 
+// rank orders results by what they do to the message, then by how bad they are.
 func rank(d *dmarcResult) int {
 	n := 0
 	switch d.disposition {
@@ -191,7 +199,12 @@ func rank(d *dmarcResult) int {
 	case policyReject:
 		n = 20
 	}
-	if d.result != resultPass {
+	switch d.result {
+	case resultFail:
+		n += 3
+	case resultPermError, resultTempError:
+		n += 2
+	case resultNone:
 		n++
 	}
 	return n

@@ -82,10 +82,10 @@ func apart(sender string) (local, name string, err error) {
 	return local, name, err
 }
 
-// lending is what a forward of a stranger's mail would lend our name to.
+// lending is what a forward of a stranger's mail would lend our name to; zero: nothing.
 type lending struct {
-	keep bool   // no sender of ours
-	why  string // not "": it does not leave at all
+	why   string // why the mail gets no sender of ours
+	waits bool   // it does not leave at all
 }
 
 // lends looks at mail that claims to be from a domain of ours, and is not, by that domain's own record. Forwarded, it would
@@ -96,25 +96,33 @@ func (t *Table) lends(m *pipeline.Message) lending {
 	if m.Origin != sdk.Stranger || m.Auth == nil {
 		return lending{}
 	}
-	failed := m.Auth.DMARC == "fail" && t.related(m.Auth.DMARCDomain)
+	claims := t.falseAuthor(m.Auth)
 	if m.Sender == "" {
-		if failed {
-			return lending{why: "its author claims to be from " + m.Auth.DMARCDomain + ", and is not"}
-		}
-		return lending{}
+		return lending{claims, claims != ""}
 	}
 	_, name, err := apart(m.Sender)
 	if err != nil || !t.ours(name) || m.Auth.SenderVerified {
-		return lending{keep: failed}
+		return lending{why: claims}
 	}
 	switch m.Auth.SPF {
 	case "fail", "softfail", "neutral": // there is a record, and it does not name who sent this
-		return lending{why: "its sender claims to be from " + name + ", whose SPF record says that it is not"}
+		return lending{"its sender claims to be from " + name + ", whose SPF record says that it is not", true}
 	}
-	if failed {
-		return lending{why: "its author claims to be from " + m.Auth.DMARCDomain + ", and is not"}
+	return lending{claims, claims != ""}
+}
+
+// falseAuthor says which of the authors may pass for one of ours at the next server and failed here, or is not known for
+// certain: with several From fields, or none, each server chooses for itself. "" if there is none.
+func (t *Table) falseAuthor(a *pipeline.Auth) string {
+	for _, domain := range a.DMARCFailed {
+		if t.related(domain) {
+			return "its author claims to be from " + domain + ", and is not"
+		}
 	}
-	return lending{}
+	if a.DMARC == "permerror" {
+		return "its From field names no author for certain"
+	}
+	return ""
 }
 
 // related reports whether SPF of a sender of ours, or of our greeting, may be aligned with a domain.
@@ -230,11 +238,11 @@ type forwarding struct {
 
 func newForwarding(t *Table, m *pipeline.Message) *forwarding {
 	f := &forwarding{table: t, forwarded: make(map[int]bool), before: forwardedBefore(m.Arrived()), lending: t.lends(m)}
-	switch f.lending {
-	case lending{}:
+	switch {
+	case f.lending.why == "":
 		f.sender, f.problem = t.rewrite(m.Sender)
-	case lending{keep: true}:
-		f.problem = fmt.Errorf("the author claims to be from %s, and is not; a sender of ours would say the same", m.Auth.DMARCDomain)
+	case !f.lending.waits:
+		f.problem = fmt.Errorf("%s; a sender of ours would vouch for it", f.lending.why)
 	}
 	return f
 }
@@ -253,7 +261,7 @@ func (f *forwarding) passes(through string) bool {
 
 // hop finishes a hop that leads away.
 func (f *forwarding) hop(h *pipeline.Hop) {
-	if f.lending.why == "" {
+	if !f.lending.waits {
 		h.Sender = f.sender
 		return
 	}
