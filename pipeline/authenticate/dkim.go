@@ -242,17 +242,34 @@ func (c *checker) verify(s *dkim.Signature, r *dkimResult) {
 	}
 	r.result = resultPass
 	r.refuse(err)
+	if r.testing {
+		r.asUnsigned()
+	}
 }
 
-// dkimSummary is one word for all signatures: pass if one passes, else the result of the first.
-func dkimSummary(list []dkimResult) string {
-	if len(list) == 0 {
-		return resultNone
+// asUnsigned makes the result of a signature whose key says t=y one that means nothing: its message is to be treated like one
+// without the signature, whether it passes or not (RFC 6376 section 3.6.1). The field still says which of the two, for the
+// signer, who wants to know.
+func (r *dkimResult) asUnsigned() {
+	switch r.result {
+	case resultPass:
+		r.result, r.why = resultPolicy, "the signature passes, but its key is in testing mode"
+	case resultFail:
+		r.result, r.why = resultPolicy, "its key is in testing mode, and "+r.why
 	}
+}
+
+// dkimSummary is one word for all signatures that are not made to test: pass if one passes, else the result of the first.
+func dkimSummary(list []dkimResult) string {
+	result := resultNone
 	for i := range list {
-		if list[i].result == resultPass {
+		switch {
+		case list[i].testing:
+		case list[i].result == resultPass:
 			return resultPass
+		case result == resultNone:
+			result = list[i].result
 		}
 	}
-	return list[0].result
+	return result
 }

@@ -121,8 +121,21 @@ func TestDKIM(t *testing.T) {
 		{"huge key", func(f *fixture) string {
 			return newSigner(f, "s._domainkey.reject.test", `n=`+strings.Repeat(strings.Repeat("x", 200)+`" "`, 11)+"; ").sign("reject.test", "", from)
 		}, "permerror fail", sdk.Reject},
-		{"t=y passes", func(f *fixture) string {
+		{"t=y is as if it were not signed", func(f *fixture) string {
 			return newSigner(f, "s._domainkey.reject.test", "t=y; ").sign("reject.test", "", from)
+		}, "policy fail", sdk.Reject},
+		{"t=y that fails is so too", func(f *fixture) string {
+			return strings.Replace(newSigner(f, "s._domainkey.reject.test", "t = s : y; ").sign("reject.test", "", from), "Subject: ", "Subject: not ", 1)
+		}, "policy fail", sdk.Reject},
+		{"t=y beside one that counts", func(f *fixture) string {
+			once := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", from)
+			return newSigner(f, "s._domainkey.sub.reject.test", "t=y; ").sign("sub.reject.test", "", once)
+		}, "policy pass pass", sdk.Accept},
+		{"another flag", func(f *fixture) string {
+			return newSigner(f, "s._domainkey.reject.test", "t=yes:x; ").sign("reject.test", "", from)
+		}, "pass pass", sdk.Accept},
+		{"t=s says nothing of From", func(f *fixture) string {
+			return newSigner(f, "s._domainkey.mail.reject.test", "t=s; ").sign("mail.reject.test", "", from)
 		}, "pass pass", sdk.Accept},
 		{"t=s and i= in a subdomain", func(f *fixture) string {
 			return newSigner(f, "s._domainkey.reject.test", "t=y:s; ").sign("reject.test", "b@sub.reject.test", from)
@@ -176,6 +189,35 @@ func TestDKIM(t *testing.T) {
 			if (k.result == resultPass) != (k.why == "") {
 				t.Errorf("%s: %s because of %q", test.what, k.result, k.why)
 			}
+		}
+	}
+}
+
+// TestTestingKey: what a key in testing mode signs is treated like unsigned mail by all who ask (RFC 6376 section 3.6.1), and the
+// field says how the signature fared.
+func TestTestingKey(t *testing.T) {
+	const from = "From: b@reject.test\nSubject: x\n\nbody\n"
+	unsigned := func(auth map[string]string) string { return fmt.Sprint(auth["dkim"], auth["dkim.domains"]) }
+	for _, test := range []struct{ change, want string }{
+		{"x", `dkim=policy reason="the signature passes, but its key is in testing mode" header.d=reject.test`},
+		{"y", `dkim=policy reason="its key is in testing mode, and the signature does not verify" header.d=reject.test`},
+	} {
+		f := newFixture(t, "")
+		raw := newSigner(f, "s._domainkey.reject.test", "t=y; ").sign("reject.test", "", from)
+		m := f.message("x@reject.test", strings.Replace(raw, "Subject: x", "Subject: "+test.change, 1))
+		m.Peer.Addr = m.Peer.Addr.Next() // SPF does not know it
+		f.process(m)
+		bare := f.message("x@reject.test", from)
+		bare.Peer.Addr = m.Peer.Addr
+		f.process(bare)
+		if got := field(t, m); !strings.Contains(got, test.want) || strings.Contains(got, "(the key") {
+			t.Errorf("got %s, want %s", got, test.want)
+		}
+		if got, want := unsigned(m.Envelope().Auth), unsigned(bare.Envelope().Auth); got != want || m.Auth.SenderVerified {
+			t.Errorf("plugins see %q, want %q; verified: %v", got, want, m.Auth.SenderVerified)
+		}
+		if got, want := m.Recipients[0].Opinion.Action, bare.Recipients[0].Opinion.Action; got != want || got != sdk.Reject {
+			t.Errorf("it is %s, unsigned %s", got, want)
 		}
 	}
 }

@@ -146,8 +146,8 @@ func (w *writer) signatures(list []dkimResult) {
 		k := &list[i]
 		w.method("dkim", k.result)
 		w.reason(k.why)
-		if k.testing {
-			w.comment("the key is being tested")
+		if k.testing && k.result != resultPolicy { // which says so
+			w.comment("the key is in testing mode")
 		}
 		w.property("header.d", k.domain)
 		w.property("header.i", k.identity)
