@@ -39,11 +39,12 @@ which privileges this system lacks.`,
 			if slices.ContainsFunc(problems, func(p config.Problem) bool { return !p.Warning }) {
 				return a.reportProblems(append(c.Warnings, problems...))
 			}
-			dead, err := checkAccounts(cmd.Context(), c)
+			dead, asked, err := checkAccounts(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
 			r := newReport(c, slices.Concat(c.Warnings, problems, dead))
+			r.Accounts = asked
 			if a.json {
 				return json.NewEncoder(a.stdout).Encode(r)
 			}
@@ -79,6 +80,7 @@ type report struct {
 	Plugins   []pluginReport   `json:"plugins"`
 	RunsAs    string           `json:"runs_as"`
 	Missing   []string         `json:"missing"` // privileges and protections that this system lacks
+	Accounts  bool             `json:"accounts_compared"`
 	Warnings  []config.Problem `json:"warnings"`
 }
 
@@ -326,6 +328,9 @@ func (r *report) print(w io.Writer) error {
 	p.line("runs %s", r.RunsAs)
 	for _, m := range r.Missing {
 		p.line("  missing: %s", m)
+	}
+	if !r.Accounts {
+		p.line("accounts: not compared, since no server runs; an alias or a catch-all that leads to nobody is not seen now")
 	}
 	if len(r.Warnings) > 0 {
 		p.line("")

@@ -87,7 +87,7 @@ func TestCheck(t *testing.T) {
 		"asks gtube about content, enforce, within 10s; if it fails: accept (the stage's default)",
 		"asks eicar about content, enforce, within 10s; if it fails: defer (the stage's default)",
 		"asks own about content, enforce, within 10s; if it fails: accept, too late: accept, dies: quarantine",
-		"junk at 6, quarantine off, reject at 20", "asked by inbound.anti-virus", "runs the server as",
+		"junk at 6, quarantine off, reject at 20", "asked by inbound.anti-virus", "runs the server as", "accounts: not compared",
 	} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in:\n%s", want, stdout)
@@ -170,6 +170,22 @@ aliases = { team = ["alice@bücher.example", "bob@bücher.example", "alice+x@bü
 [domain."example.test"]
 catch_all = "nobody@example.test"
 aliases = { a = "anything@example.test" }
+[domain."round.test"]
+catch_all = "all@round.test"
+aliases = { all = "gone@round.test", fine = "carol+x@bücher.example" }
+[domain."other.test"]
+catch_all = ["x@fine.test", "any@relay.test", "carol+x@bücher.example", "a@elsewhere.example"]
+[domain."fine.test"]
+catch_all = "carol@bücher.example"
+[domain."missing.test"]
+catch_all = ["carol@bücher.example", "dave@bücher.example", "alice+x@missing.test"]
+[domain."ping.test"]
+catch_all = "x@pong.test"
+[domain."pong.test"]
+catch_all = "y@ping.test"
+[domain."relay.test"]
+accept = "relay"
+aliases = { here = "dave@bücher.example", there = "dave@relay.test" }
 `, config.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -178,13 +194,56 @@ aliases = { a = "anything@example.test" }
 	for _, p := range deadEnds(c, map[string]bool{"alice@xn--bcher-kva.example": true, "carol@xn--bcher-kva.example": true}) {
 		got = append(got, p.String())
 	}
+	const loops = " has no account and no alias, and the catch-all that gets its mail leads back to it, so it is refused; sluice user add "
 	want := []string{
-		`sluice.toml:8: domain."example.test".catch_all: warning: nobody@example.test has no account; sluice user add nobody@example.test makes one`,
+		`sluice.toml:8: domain."example.test".catch_all: warning: nobody@example.test` + loops + `nobody@example.test makes one`,
+		`sluice.toml:18: domain."missing.test".catch_all: warning: dave@xn--bcher-kva.example has no account and no alias; sluice user add dave@xn--bcher-kva.example makes one`,
+		`sluice.toml:18: domain."missing.test".catch_all: warning: alice+x@missing.test` + loops + `alice+x@missing.test makes one`,
+		`sluice.toml:20: domain."ping.test".catch_all: warning: x@pong.test` + loops + `x@pong.test makes one`,
+		`sluice.toml:22: domain."pong.test".catch_all: warning: y@ping.test` + loops + `y@ping.test makes one`,
+		`sluice.toml:25: domain."relay.test".aliases.here: warning: dave@xn--bcher-kva.example has no account and no alias; sluice user add dave@xn--bcher-kva.example makes one`,
+		`sluice.toml:12: domain."round.test".aliases.all: warning: gone@round.test` + loops + `gone@round.test makes one`,
 		`sluice.toml:6: domain."Bücher.example".aliases.alice: warning: is never used: there is an account of that name, and accounts come first`,
 		`sluice.toml:6: domain."Bücher.example".aliases.team: warning: bob@xn--bcher-kva.example has no account and no alias; sluice user add bob@xn--bcher-kva.example makes one`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestPostmasters: there is one at each domain that is delivered here (RFC 5321 section 4.5.1).
+func TestPostmasters(t *testing.T) {
+	for _, test := range []struct {
+		what, more string
+		want       []string
+	}{
+		{"one domain, whose postmaster is <Postmaster>", "", []string{
+			`sluice.toml: postmaster: warning: postmaster@example.test has no account and no alias; sluice user add postmaster@example.test makes one`}},
+		{"a relayed one beside it", "[domain.\"backup.test\"]\naccept = \"relay\"\n", []string{
+			`sluice.toml: postmaster: warning: postmaster@example.test has no account and no alias; sluice user add postmaster@example.test makes one`}},
+		{"two, of which the other one has none", "[domain.\"other.test\"]\naliases = { postmaster = \"alice@example.test\" }\n", []string{
+			`sluice.toml:5: domain."example.test": warning: mail for postmaster@example.test is refused, which RFC 5321 section 4.5.1 forbids; expected an alias or an account`}},
+		{"two, one with a catch-all", "[domain.\"other.test\"]\ncatch_all = \"alice@example.test\"\n[domain.\"third.test\"]\n", []string{
+			`sluice.toml:5: domain."example.test": warning: mail for postmaster@example.test is refused, which RFC 5321 section 4.5.1 forbids; expected an alias or an account`,
+			`sluice.toml:8: domain."third.test": warning: mail for postmaster@third.test is refused, which RFC 5321 section 4.5.1 forbids; expected an alias or an account`}},
+	} {
+		c, err := config.Parse("sluice.toml", `hostname = "mx.example.test"
+[listener.mx]
+protocol = "smtp"
+address = "127.0.0.1:0"
+[domain."example.test"]
+`+test.more, config.Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", test.what, err)
+		}
+		exists := map[string]bool{"alice@example.test": true}
+		var got []string
+		for _, p := range append(deadEnds(c, exists), nobodysPost(c, exists)...) {
+			got = append(got, p.String())
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", test.what, strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ type Options struct {
 	Domains    map[string]Domain // by name
 	Relays     map[string]Relay  // by domain, ".domain" or "*"
 	Forward    Forward
-	Postmaster string // what <Postmaster> stands for; empty: the postmaster of the only domain
+	Postmaster string // what <Postmaster> stands for; empty: the postmaster of the only domain, if there is one
 	Accounts   Accounts
 	LoopKey    []byte           // a secret by which forwarded mail is known again; it outlives restarts
 	Now        func() time.Time // nil: time.Now

@@ -192,13 +192,29 @@ func (c *Config) checkPostmaster() {
 		} else {
 			c.Postmaster = canonical
 		}
-	case len(c.Domain) == 1:
-		for name := range c.Domain {
-			c.Postmaster = "postmaster@" + name
-		}
+	case c.onlyDomain() != "":
+		c.Postmaster = "postmaster@" + c.onlyDomain()
 	case len(c.Domain) > 1:
 		c.src.warnf(keys("postmaster"), "is missing, and there are several domains: mail for <Postmaster> is refused, which RFC 5321 section 4.5.1 forbids; expected an address")
 	}
+}
+
+// onlyDomain returns the domain whose postmaster <Postmaster> is if nobody else is named: the only one that there is, or the only
+// one that is delivered here. One that is passed on has a postmaster at its own server, who is none of this one.
+func (c *Config) onlyDomain() string {
+	var all, local []string
+	for name, d := range c.Domain {
+		if all = append(all, name); d.Accept != route.AcceptRelay {
+			local = append(local, name)
+		}
+	}
+	switch {
+	case len(local) == 1:
+		return local[0]
+	case len(all) == 1:
+		return all[0]
+	}
+	return ""
 }
 
 // checkLoops finds aliases that lead back to themselves.

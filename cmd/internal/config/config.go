@@ -23,7 +23,7 @@ type Config struct {
 	DataDir     string     `toml:"data_dir" sluice:"path" doc:"where everything is kept: the store, the queue, plugins' state, the control socket"`
 	User        string     `toml:"user" doc:"started as root, become this user once the ports are open; data_dir becomes its own; empty: stay who we are"`
 	PluginUser  string     `toml:"plugin_user" doc:"started as root, run plugins as this user, who cannot reach what is the server's; empty: as the server's own user"`
-	Postmaster  string     `toml:"postmaster" doc:"where mail for <Postmaster> without a domain goes; empty: postmaster at the only domain"`
+	Postmaster  string     `toml:"postmaster" doc:"where mail for <Postmaster> without a domain goes; empty: postmaster at the only domain that is delivered here"`
 	MaxBuffered units.Size `toml:"max_buffered" doc:"memory for message content of all transactions together; beyond it content goes to files"`
 	Shadow      units.Size `toml:"shadow_memory" doc:"memory for message content that waits for plugins in shadow mode, all together; what does not fit is not asked about, and counted as busy"`
 	MinFree     units.Size `toml:"min_free" doc:"refuse new mail when the disk has less left; 0: 1 GiB or four memtables, whichever is more"`

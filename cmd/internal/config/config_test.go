@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -193,6 +194,33 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDefaultPostmaster: <Postmaster> is the postmaster of the only domain that there is, or of the only one that is delivered here.
+func TestDefaultPostmaster(t *testing.T) {
+	const local, relay = "", "accept = \"relay\""
+	for _, test := range []struct {
+		domains [][2]string
+		want    string
+	}{
+		{[][2]string{{"a.test", local}}, "postmaster@a.test"},
+		{[][2]string{{"a.test", relay}}, "postmaster@a.test"},
+		{[][2]string{{"a.test", relay}, {"b.test", local}, {"c.test", relay}}, "postmaster@b.test"},
+		{[][2]string{{"a.test", relay}, {"b.test", relay}}, ""},
+		{[][2]string{{"a.test", local}, {"b.test", local}, {"c.test", relay}}, ""},
+	} {
+		text := "hostname = \"mx.a.test\"\n[listener.mx]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:2525\"\n"
+		for _, d := range test.domains {
+			text += fmt.Sprintf("[domain.%q]\n%s\n", d[0], d[1])
+		}
+		c, err := Parse("sluice.toml", text, testOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Postmaster != test.want || len(c.Warnings) > 0 != (test.want == "") {
+			t.Errorf("%v: %q, warnings %v; want %q", test.domains, c.Postmaster, c.Warnings, test.want)
+		}
+	}
 }
 
 // TestRelays reads what says where mail goes that leaves.
