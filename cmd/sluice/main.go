@@ -24,6 +24,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A write to a pipe that nobody reads is an error like others, and no sudden end: a server whose log is no longer read
+	// goes on, and commands clear up. It is caught, not ignored, since plugins would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	code := a.run(ctx, os.Args[1:])
 	stop()
@@ -71,6 +74,10 @@ func (a *app) commands() []*cobra.Command {
 
 // run executes the command line and returns the exit status. The context ends with SIGINT or SIGTERM.
 func (a *app) run(ctx context.Context, args []string) int {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	out := &output{w: a.stdout, stop: stop}
+	a.stdout = out
 	root := &cobra.Command{
 		Use:           "sluice",
 		Short:         "a mail server whose every stage you can see, and filter with your own plugins",
@@ -95,7 +102,11 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	return a.report(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if failed := out.failure(); failed != nil {
+		err = failed
+	}
+	return a.report(err)
 }
 
 // report prints an error and returns the exit status that stands for it.
@@ -137,6 +148,13 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			return usagef("%s does not take %q; usage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
 		}
 		return nil
+	}
+}
+
+// atMost is exactArgs where what is named last may be left out.
+func atMost(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return exactArgs([]string{name}[:min(len(args), 1)]...)(cmd, args)
 	}
 }
 

@@ -65,7 +65,7 @@ func (m *mailAsker) run(ctx context.Context, path string) error {
 	walked := make(chan error, 1)
 	go func() {
 		defer close(answers)
-		walked <- mailfile.Walk(ctx, path, m.app.stdin, func(msg mailfile.Message) error { return m.begin(ctx, msg, spools, answers) })
+		walked <- mailfile.Walk(ctx, path, &input{ctx, m.app.stdin}, func(msg mailfile.Message) error { return m.begin(ctx, msg, spools, answers) })
 	}()
 	var printing error
 	for answer := range answers {

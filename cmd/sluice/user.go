@@ -214,7 +214,7 @@ func (a *app) changeUser(ctx context.Context, op operation, r userRequest, fromS
 		return err
 	}
 	if fromStdin != nil {
-		if r.Password, err = a.readPassword(*fromStdin); err != nil {
+		if r.Password, err = a.readPassword(ctx, *fromStdin); err != nil {
 			return err
 		}
 	}
@@ -249,9 +249,9 @@ func (a *app) userAddress(hosted func(string) (string, error), op operation, tex
 
 // readPassword reads a password: the whole of standard input without its last line break, or twice from the terminal,
 // unseen.
-func (a *app) readPassword(fromStdin bool) (string, error) {
+func (a *app) readPassword(ctx context.Context, fromStdin bool) (string, error) {
 	if fromStdin {
-		text, err := io.ReadAll(io.LimitReader(a.stdin, maxPassword+1))
+		text, err := io.ReadAll(io.LimitReader(&input{ctx, a.stdin}, maxPassword+1))
 		if err != nil {
 			return "", fmt.Errorf("read the password: %w", err)
 		}
@@ -265,7 +265,7 @@ func (a *app) readPassword(fromStdin bool) (string, error) {
 	if !ok || !isTerminal(terminal) {
 		return "", usagef("there is no terminal to ask for the password; give it on standard input with --password-stdin")
 	}
-	in := bufio.NewReaderSize(terminal, maxPassword)
+	in := bufio.NewReaderSize(&input{ctx, terminal}, maxPassword)
 	first, err := a.ask(terminal, in, "password: ")
 	if err != nil {
 		return "", err
