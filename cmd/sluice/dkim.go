@@ -134,7 +134,7 @@ func (a *app) dkimShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [DOMAIN]",
 		Short: "print the records of the keys as a zone file; with --check, whether DNS has them",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  atMost("a domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.load()
 			if err != nil {

@@ -250,8 +250,14 @@ func (a *app) verbCommand(v verb) *cobra.Command {
 			if len(args) == 0 && f.Empty() && !f.all {
 				return usagef("%s needs a queue ID, a filter such as --domain example.net, or --all; sluice %s list shows what there is", cmd.CommandPath(), v.group)
 			}
-			if _, err := viaOf(r.Via); err != nil || v.verb == queue.Reroute && r.Via == "" {
-				return usagef("%s needs --via smtp://host:port, lmtp://host:port, mx or default: %v", cmd.CommandPath(), errors.Join(err))
+			if len(args) > 0 && (!f.Empty() || f.all) {
+				return usagef("%s takes queue IDs, or filters, or --all", cmd.CommandPath())
+			}
+			if v.verb == queue.Reroute && r.Via == "" {
+				return usagef("%s needs --via smtp://host:port, lmtp://host:port, mx or default", cmd.CommandPath())
+			}
+			if _, err := viaOf(r.Via); err != nil {
+				return usagef("%s: %v", cmd.CommandPath(), err)
 			}
 			r.IDs, r.Filter, r.All, r.Each = args, f.Filter, f.all, a.json
 			return a.byHand(cmd.Context(), v, &r)

@@ -107,7 +107,7 @@ func (a *app) reportCommand() *cobra.Command {
 		Short: "show DMARC and TLS reports of other servers: in files, or in a mailbox",
 		Long: "Shows DMARC aggregate reports and TLS reports that other servers sent: XML and JSON, packed by gzip or zip or not, as files,\n" +
 			"in messages, in an mbox or in a folder of messages; or, with --account, in a mailbox here.",
-		Args: cobra.MaximumNArgs(1),
+		Args: atMost("a file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == (r.Account != "") {
 				return usagef("%s needs a file, a folder, or --account ADDRESS", cmd.CommandPath())
@@ -118,11 +118,9 @@ func (a *app) reportCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				err = a.perform(cmd.Context(), c, reportShowOperation(), r, p.raw)
-				return errors.Join(err, p.end())
+				return p.end(a.perform(cmd.Context(), c, reportShowOperation(), r, p.raw))
 			}
-			err := p.files(cmd.Context(), args[0])
-			return errors.Join(err, p.end())
+			return p.end(p.files(cmd.Context(), args[0]))
 		},
 	}
 	showing.Flags().StringVar(&r.Account, "account", "", "look into a mailbox of this `address`")
@@ -146,7 +144,7 @@ type tlsSum struct{ success, failure int64 }
 
 // files reads every file below a path.
 func (p *reportPrinter) files(ctx context.Context, path string) error {
-	return mailfile.Walk(ctx, path, p.app.stdin, func(m mailfile.Message) error {
+	return mailfile.Walk(ctx, path, &input{ctx, p.app.stdin}, func(m mailfile.Message) error {
 		var found []reports.Found
 		err := m.Err
 		if err == nil {
@@ -288,7 +286,8 @@ func (p *reportPrinter) tls(w io.Writer, source string, r *tlsreport.Report) {
 }
 
 // end prints the sums. A file that could not be read is a failure.
-func (p *reportPrinter) end() error {
+// end prints the sums. What was looked for and not found, because of err, is no place without reports.
+func (p *reportPrinter) end(err error) error {
 	if !p.app.json {
 		var b strings.Builder
 		for _, domain := range sortedKeys(p.messages) {
@@ -299,17 +298,17 @@ func (p *reportPrinter) end() error {
 			s := p.sessions[domain]
 			fmt.Fprintf(&b, "%s: %d sessions with TLS as it should be, %d without\n", orDash(domain), s.success, s.failure)
 		}
-		if p.reports == 0 && p.problems == 0 {
+		if p.reports == 0 && p.problems == 0 && err == nil {
 			b.WriteString("there are no reports\n")
 		}
-		if _, err := io.WriteString(p.app.stdout, plain(b.String())); err != nil {
-			return err
+		if _, failed := io.WriteString(p.app.stdout, plain(b.String())); failed != nil {
+			return failed
 		}
 	}
-	if p.problems > 0 {
+	if p.problems > 0 && err == nil {
 		return fmt.Errorf("%d reports could not be read", p.problems)
 	}
-	return nil
+	return err
 }
 
 func sortedKeys[T any](m map[string]T) []string {

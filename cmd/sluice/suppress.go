@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -122,8 +121,11 @@ func (a *app) suppressAddCommand(said func(io.Writer, suppressItem)) *cobra.Comm
 			r.Address = args[0]
 			if forTime != "" {
 				d, err := units.ParseDuration(forTime)
-				if err != nil || d <= 0 {
-					return usagef("--for: %v", errors.Join(errors.New("expected a time such as 90d"), err))
+				if err != nil {
+					return usagef("--for: %v; expected a time such as 90d", err)
+				}
+				if d <= 0 {
+					return usagef("--for: expected a time such as 90d")
 				}
 				r.For = d.Std()
 			}

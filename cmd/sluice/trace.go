@@ -69,12 +69,17 @@ func (a *app) traceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace [ID|ADDRESS|MESSAGE-ID]",
 		Short: "show what happened to a message: who was asked, what they said, where it went",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  atMost("a word"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				request.Word = strings.TrimSpace(args[0])
 			}
-			return show(cmd.Context(), a, traceOperation(), request, printStory)
+			n := 0
+			err := show(cmd.Context(), a, traceOperation(), request, func(w io.Writer, s trace.Story) { n++; printStory(w, s) })
+			if err == nil && n == 0 && !a.json {
+				_, err = fmt.Fprintln(a.stdout, "there are no traces: no message has come yet")
+			}
+			return err
 		},
 	}
 	cmd.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`, newest first")

@@ -34,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 
 	hclog "github.com/hashicorp/go-hclog"
@@ -52,8 +53,8 @@ import (
 func Main(p sdk.Plugin) {
 	if os.Getenv(wire.CookieKey) != wire.CookieValue {
 		fmt.Fprintf(os.Stderr, "%s is a plugin for the mail server Sluice, which starts it.\n"+
-			"Name it in sluice.toml:\n\n    [plugin.%s]\n    command = [%q]\n",
-			os.Args[0], p.Describe().Name, os.Args[0])
+			"Name it in sluice.toml:\n\n    [plugin.%s]\n    command = %s\n",
+			os.Args[0], p.Describe().Name, strings.ReplaceAll(fmt.Sprintf("%q", os.Args), `" "`, `", "`))
 		os.Exit(2)
 	}
 	if os.Getenv("GOGC") == "" {

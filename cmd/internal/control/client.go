@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,6 +72,10 @@ func (c *Client) Call(ctx context.Context, name string, request any, each func(i
 		return fmt.Errorf("the server hung up; its log may say why (it talks neither to its plugins nor to processes with no_new_privs): %w", err)
 	}
 	if err != nil {
+		var wrapped *url.Error // its words are about a URL that nobody knows
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
 		return fmt.Errorf("ask the server: %w", err)
 	}
 	defer answer.Body.Close()
