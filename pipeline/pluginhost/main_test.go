@@ -59,6 +59,7 @@ func runTestPlugin(name string) {
 		}
 		fmt.Fprintln(os.Stderr, strings.Repeat("x", 1<<20)+"\x1b[31m")
 	}
+	badStart(name)
 	if strings.HasPrefix(name, "raw-") {
 		(&rawPlugin{name: name}).main()
 		return

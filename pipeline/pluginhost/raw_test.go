@@ -55,6 +55,8 @@ func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.Desc
 		d.Phases, d.Changes = append(d.Phases, 12), []wire.ChangeKind{1, 14}
 	case "raw-body-alone", "raw-body-none", "raw-body-huge", "raw-body-endless", "raw-body-late":
 		d.Changes = []wire.ChangeKind{wire.ChangeKind_CHANGE_KIND_REPLACE_BODY}
+	case "raw-elsewhere-path", "raw-elsewhere-link", "raw-elsewhere-climb":
+		d.LaneSocket = elsewhere(strings.TrimPrefix(p.name, "raw-elsewhere-"))
 	case "raw-slow-describe":
 		time.Sleep(time.Hour)
 	}

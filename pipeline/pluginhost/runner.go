@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -220,23 +219,23 @@ func (r *runner) ID() string { return strconv.Itoa(r.pid) }
 func (r *runner) Diagnose(context.Context) string { return "" }
 
 // PluginToHost implements runner.AddrTranslator: a plugin's socket lies in the
-// directory that it was given. Anything else could be somebody else's socket (our own
-// for administration, say), and a TCP port is open to everybody on the machine.
+// directory that it was given, and a TCP port is open to everybody on the machine.
 func (r *runner) PluginToHost(network, address string) (string, string, error) {
 	if network != "unix" {
 		return "", "", fmt.Errorf("the plugin listens on %q, expected a unix socket", network)
 	}
-	if filepath.Dir(filepath.Clean(address)) != filepath.Clean(r.socketDir) {
-		return "", "", fmt.Errorf("the plugin's socket %.100q is not in the directory PLUGIN_UNIX_SOCKET_DIR", address)
+	path, err := ownPath(r.socketDir, address)
+	if err != nil {
+		return "", "", fmt.Errorf("the plugin's socket %.100q: %w", address, err)
 	}
-	info, err := os.Lstat(address)
+	info, err := os.Lstat(path)
 	if err != nil {
 		return "", "", fmt.Errorf("the plugin's socket: %w", err)
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return "", "", errors.New("what the plugin calls its socket is none")
+		return "", "", errNoSocket
 	}
-	return network, address, nil
+	return network, path, nil
 }
 
 // HostToPlugin implements runner.AddrTranslator.

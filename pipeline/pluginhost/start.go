@@ -156,7 +156,7 @@ func startError(err error, run *runner, out *output) error {
 	}
 	text := printable(strings.ReplaceAll(err.Error(), "\n", " "))
 	if len(text) > 400 {
-		text = text[:400] + " ..."
+		text = strings.ToValidUTF8(text[:400], "") + " ..."
 	}
 	if last := out.lastWords(); last != "" {
 		text += "; its last words: " + last
@@ -172,8 +172,7 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	conn, err := grpc.NewClient("passthrough:plugin",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", address.String())
+			return dialOwn(ctx, address.String())
 		}),
 		grpc.WithInitialWindowSize(answerWindow),
 		grpc.WithInitialConnWindowSize(connWindow),

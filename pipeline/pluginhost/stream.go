@@ -3,9 +3,8 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/sluicemail/sluice/sdk/wire"
@@ -64,8 +63,7 @@ const dialTime = 5 * time.Second
 
 // dialDirect connects; the connection is closed when ctx ends.
 func dialDirect(ctx context.Context, socket string) (*directStream, error) {
-	d := net.Dialer{Timeout: dialTime}
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := dialOwn(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
@@ -99,15 +97,19 @@ func (p *process) findDirect(ctx context.Context, socket, dir string) error {
 	if socket == "" {
 		return nil
 	}
-	if filepath.Dir(filepath.Clean(socket)) != filepath.Clean(dir) {
-		return errors.New("its lane_socket is not in the directory PLUGIN_UNIX_SOCKET_DIR")
+	path, err := ownPath(dir, socket)
+	if err != nil {
+		return fmt.Errorf("its lane_socket: %w", err)
 	}
-	try, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "unix", socket)
+	try, err := dialOwn(ctx, path)
+	if errors.Is(err, errNoSocket) {
+		return fmt.Errorf("its lane_socket: %w", err)
+	}
 	if err != nil {
 		p.log.Warn("plugin has no direct lanes", "why", err)
 		return nil
 	}
 	_ = try.Close() // before Configure no handler takes it
-	p.direct = socket
+	p.direct = path
 	return nil
 }
