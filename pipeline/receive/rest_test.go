@@ -177,3 +177,18 @@ func TestRestMemory(t *testing.T) {
 		t.Errorf("%d octets a connection", each)
 	}
 }
+
+// TestSlowHandshake: a client may take longer for its side of the handshake than a connection takes until it rests.
+func TestSlowHandshake(t *testing.T) {
+	s := serve(t, func(o *Options) { o.TLS, o.restAfter = testTLS(), 100*time.Millisecond })
+	conn, in := greet(t, s, false)
+	fmt.Fprint(conn, "STARTTLS\r\n") // at once, so that it was the wait for a rest that read it
+	hears(t, in, "220 ")
+	time.Sleep(300 * time.Millisecond)
+	secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"smtp"}})
+	if err := secure.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(secure, "EHLO client.example.org\r\n")
+	hears(t, bufio.NewReader(secure), "250 ")
+}

@@ -48,6 +48,7 @@ func (g *gate) handshake() {
 	conn := tls.Server(g.raw, g.server.tls)
 	ctx, cancel := context.WithTimeout(g.server.base, handshakeTime)
 	defer cancel()
+	_ = g.raw.SetDeadline(time.Now().Add(handshakeTime)) // what was set for the command before is about to pass
 	if err := conn.HandshakeContext(ctx); err != nil {
 		g.log("connection closed", "why", "TLS handshake failed", "err", err)
 		g.dead = true // what is on the wire now is neither SMTP nor TLS
