@@ -56,6 +56,9 @@ type Credential struct {
 	scram SCRAM
 }
 
+// opensAll reports whether it is for everything. Nobody asks yet what a scope allows, so one that has any opens nothing.
+func (c *Credential) opensAll() bool { return c.Kind == KindPassword && len(c.Scopes) == 0 }
+
 // SCRAM is what SCRAM-SHA-256 needs instead of a password (RFC 5802 section 3).
 type SCRAM struct {
 	Salt       []byte

@@ -40,7 +40,7 @@ func (d *Directory) verify(ctx context.Context, address, password string) (Accou
 	}
 	prepared, perr := preparePassword(password)
 	cred := d.decoy
-	if err == nil && perr == nil && k.cred != nil {
+	if err == nil && perr == nil && k.cred != nil && k.cred.opensAll() {
 		cred = k.cred
 		if d.memory.knows(k, prepared, d.o.Clock()) {
 			return k.account, nil
