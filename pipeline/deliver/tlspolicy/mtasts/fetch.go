@@ -39,7 +39,7 @@ const (
 
 // fetch gets and reads the policy of domain (RFC 8461 section 3.3).
 func (s *Store) fetch(ctx context.Context, domain string) (*Policy, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	ctx, cancel := context.WithTimeout(ctx, s.within)
 	defer cancel()
 	body, err := s.get(ctx, domain)
 	if err != nil {
@@ -79,8 +79,8 @@ func (s *Store) get(ctx context.Context, domain string) ([]byte, error) {
 		Proxy:                  nil, // not from the environment: the policy's authenticity hangs on this connection
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx, host) },
 		TLSClientConfig:        &tls.Config{RootCAs: s.options.Roots, ServerName: host, MinVersion: tls.VersionTLS12, Time: s.options.Now},
-		TLSHandshakeTimeout:    fetchTime / 2,
-		ResponseHeaderTimeout:  fetchTime / 2,
+		TLSHandshakeTimeout:    s.within / 2,
+		ResponseHeaderTimeout:  s.within / 2,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
@@ -122,7 +122,7 @@ func (s *Store) dial(ctx context.Context, host string) (net.Conn, error) {
 	}
 	var last error
 	for _, addr := range addrs[:min(len(addrs), 4)] {
-		conn, err := mx.Dial(ctx, netip.AddrPortFrom(addr, s.options.Port), mx.DialOptions{Rules: rules, Timeout: fetchTime / 4})
+		conn, err := mx.Dial(ctx, netip.AddrPortFrom(addr, s.options.Port), mx.DialOptions{Rules: rules, Timeout: s.within / 4})
 		if err == nil {
 			return conn, nil
 		}

@@ -65,6 +65,7 @@ const (
 type Store struct {
 	options Options
 	fetches chan struct{} // a token for each fetch under way
+	within  time.Duration // what a fetch may take: fetchTime
 
 	mu      sync.Mutex
 	entries map[string]*entry
@@ -100,7 +101,7 @@ func New(options Options) *Store {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{options: options, fetches: make(chan struct{}, maxFetches), entries: make(map[string]*entry)}
+	s := &Store{options: options, fetches: make(chan struct{}, maxFetches), within: fetchTime, entries: make(map[string]*entry)}
 	s.context, s.stop = context.WithCancel(context.Background())
 	s.running.Go(s.watch)
 	return s
