@@ -199,7 +199,7 @@ func TestBodiesPerRecipient(t *testing.T) {
 	}
 }
 
-// TestSecondBody: one plugin a stage replaces the body; what the other wanted beside that is done.
+// TestSecondBody (DRILLS E6.5): one plugin a stage replaces the body; what the other wanted beside that is done.
 func TestSecondBody(t *testing.T) {
 	verdict := func(field string) sdk.Verdict {
 		return sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.AddField, Name: field, Value: "1"}, {Kind: sdk.ReplaceBody}}}
@@ -290,7 +290,7 @@ func TestTooManyVersions(t *testing.T) {
 	}
 }
 
-// TestSizeAfterNewBody: a body that makes the message too large for its limit is refused.
+// TestSizeAfterNewBody (DRILLS E6.5): a body that makes the message too large for its limit is refused.
 func TestSizeAfterNewBody(t *testing.T) {
 	p := &changer{plugin: plugin{name: "p", changes: all(), verdict: sdk.Verdict{Changes: []sdk.Change{
 		{Kind: sdk.ReplaceBody}, {Kind: sdk.AddField, Name: "X-A", Value: strings.Repeat("word ", 100)},

@@ -139,7 +139,7 @@ func TestTagsOfAQuestionStay(t *testing.T) {
 	}
 }
 
-// TestReceivedStays: without the way that it came a message could run in a circle for ever. Our own user's mail has come
+// TestReceivedStays (DRILLS E6.5): without the way that it came a message could run in a circle for ever. Our own user's mail has come
 // no way yet, and may hide where he sits.
 func TestReceivedStays(t *testing.T) {
 	for origin, stays := range map[sdk.Origin]bool{sdk.Stranger: true, sdk.Trusted: true, sdk.LMTP: true, sdk.Login: false} {
@@ -184,7 +184,7 @@ func TestReplyThatClosesTheConnection(t *testing.T) {
 	}
 }
 
-// TestCrashBeforeTheContent: a plugin that dies of an address has died of no message: nobody is convicted, its policy
+// TestCrashBeforeTheContent (DRILLS E6.1): a plugin that dies of an address has died of no message: nobody is convicted, its policy
 // decides, and the mail of a peer that comes again says that nobody has looked.
 func TestCrashBeforeTheContent(t *testing.T) {
 	x := &early{plugin: plugin{name: "x", err: &Failure{FailCrash, errors.New("it died")}}, phases: beforeContent}

@@ -77,7 +77,7 @@ func askedIn(p *Pipeline, phase sdk.Phase) (reply Reply, action sdk.Action, scor
 	return reply, action, score, m.Tags, m.said.missed, len(m.said.events)
 }
 
-// TestPhasesBeforeContent: each answer in each phase. The codes are those of sender and
+// TestPhasesBeforeContent (DRILLS E6.2): each answer in each phase. The codes are those of sender and
 // recipient; at connect 421 and 554 take the place of 4yz and 5yz.
 func TestPhasesBeforeContent(t *testing.T) {
 	fail := func(kind FailureKind) error { return &Failure{kind, errors.New("x")} }

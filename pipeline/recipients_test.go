@@ -32,7 +32,7 @@ func fates(m *Message) string {
 	return strings.Join(all, ", ")
 }
 
-// TestRecipientsAndSender: plugins change the envelope in one stage, and another plugin has an
+// TestRecipientsAndSender (DRILLS E6.5): plugins change the envelope in one stage, and another plugin has an
 // opinion in the next.
 func TestRecipientsAndSender(t *testing.T) {
 	add, remove := sdk.AddRecipient, sdk.RemoveRecipient

@@ -154,6 +154,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestSPF: DRILLS E4.1.
 func TestSPF(t *testing.T) {
 	tests := []struct{ what, sender, helo, addr, want string }{
 		{"pass by mx", "alice@example.org", "x", "192.0.2.10", "spf=pass smtp.mailfrom=alice@example.org"},
@@ -215,7 +216,7 @@ func TestReverse(t *testing.T) {
 	}
 }
 
-// TestBrokenDNS: everything is temperror, and the message goes on, whatever its policy (RULES D4).
+// TestBrokenDNS (DRILLS E4.1): everything is temperror, and the message goes on, whatever its policy (RULES D4).
 func TestBrokenDNS(t *testing.T) {
 	f := newFixture(t, "")
 	for _, name := range []string{"example.org", "_dmarc.example.org", "10.2.0.192.in-addr.arpa"} {
@@ -242,7 +243,7 @@ func TestBrokenDNS(t *testing.T) {
 	}
 }
 
-// TestHangingZone: a reverse zone whose servers are dead, the most common fault there is, takes nothing from the others.
+// TestHangingZone (DRILLS E4.1): a reverse zone whose servers are dead, the most common fault there is, takes nothing from the others.
 func TestHangingZone(t *testing.T) {
 	f := newFixture(t, "")
 	f.zone.Break("10.2.0.192.in-addr.arpa", resolvertest.Fault{Silent: true})

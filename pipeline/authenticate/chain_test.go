@@ -116,7 +116,7 @@ func TestChain(t *testing.T) {
 	}
 }
 
-// TestBrokenChain: who finds a chain broken says so once, and nobody adds to that (RFC 8617 section 5.1.2).
+// TestBrokenChain (DRILLS E4.5): who finds a chain broken says so once, and nobody adds to that (RFC 8617 section 5.1.2).
 func TestBrokenChain(t *testing.T) {
 	f := newFixture(t, "")
 	one, two, three := newForwarder(f, "one.test"), newForwarder(f, "two.test"), newForwarder(f, "three.test")
@@ -150,7 +150,7 @@ func cutField(raw, name string) string {
 	}
 }
 
-// TestLongestChain: 50 sets pass, the 51st server adds nothing.
+// TestLongestChain (DRILLS E4.5): 50 sets pass, the 51st server adds nothing.
 func TestLongestChain(t *testing.T) {
 	f := newFixture(t, "")
 	one := newForwarder(f, "one.test")
@@ -166,6 +166,7 @@ func TestLongestChain(t *testing.T) {
 	}
 }
 
+// TestTrustedSealers: DRILLS E4.5.
 func TestTrustedSealers(t *testing.T) {
 	tests := []struct {
 		what    string

@@ -12,7 +12,7 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// TestTreeWalk has the examples of RFC 9989 section 4.10 and its appendix, and what else can stand in a tree.
+// TestTreeWalk (DRILLS E4.4) has the examples of RFC 9989 section 4.10 and its appendix, and what else can stand in a tree.
 func TestTreeWalk(t *testing.T) {
 	tests := []struct {
 		what, zone, domain string
@@ -146,7 +146,7 @@ evil.bank.test. TXT "v=spf1 +all"
 	}
 }
 
-// TestRecordTags: what a record's tags come to (RFC 7489 section 6.3, RFC 9989 section 4.7).
+// TestRecordTags (DRILLS E4.4): what a record's tags come to (RFC 7489 section 6.3, RFC 9989 section 4.7).
 func TestRecordTags(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"v=DMARC1; p=reject", "reject reject reject 100 false u []"},

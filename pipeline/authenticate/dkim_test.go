@@ -85,6 +85,7 @@ func (s *signer) sign(domain, identifier, raw string) string {
 	return strings.ReplaceAll(out.String(), "\r\n", "\n")
 }
 
+// TestDKIM: DRILLS E4.2.
 func TestDKIM(t *testing.T) {
 	const from = "From: b@reject.test\nSubject: x\n\nbody\n"
 	tests := []struct {
@@ -274,7 +275,7 @@ func manyNames(n int) string {
 	return b.String()
 }
 
-// TestSpending: a message cannot make us verify with large keys for ever.
+// TestSpending (DRILLS E4.2): a message cannot make us verify with large keys for ever.
 func TestSpending(t *testing.T) {
 	f := newFixture(t, "")
 	s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: b@reject.test\nSubject: x\nX-Large: "+strings.Repeat("y ", 400<<10)+"\n\n")
@@ -298,7 +299,7 @@ func TestSpending(t *testing.T) {
 	}
 }
 
-// TestTruncatedBodyIsNoPass: what stands behind a run of empty lines is part of the body.
+// TestTruncatedBodyIsNoPass (DRILLS E4.2): what stands behind a run of empty lines is part of the body.
 func TestTruncatedBodyIsNoPass(t *testing.T) {
 	f := newFixture(t, "")
 	s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: b@reject.test\nSubject: x\n\nbody\n")

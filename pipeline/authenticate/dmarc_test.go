@@ -9,7 +9,7 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// TestDMARC sends from 192.0.2.10; evil.test is a stranger's own domain whose SPF passes for everybody.
+// TestDMARC (DRILLS E4.4) sends from 192.0.2.10; evil.test is a stranger's own domain whose SPF passes for everybody.
 func TestDMARC(t *testing.T) {
 	const refused = "550 5.7.1 The DMARC policy of %s does not allow this message (RFC 7489)"
 	tests := []struct {

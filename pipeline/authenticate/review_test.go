@@ -126,7 +126,7 @@ func TestFieldsAddedBehindASignature(t *testing.T) {
 	}
 }
 
-// TestSlowReverse: whoever sends owns the reverse zone of his address. That it never answers, or names hosts that never do,
+// TestSlowReverse (DRILLS E4.1): whoever sends owns the reverse zone of his address. That it never answers, or names hosts that never do,
 // must not use up the time in which the author's SPF record says no (RFC 7208 section 5.5): what is left open spares him.
 func TestSlowReverse(t *testing.T) {
 	for _, silent := range []string{"20.2.0.192.in-addr.arpa.", "liar.example.net."} {

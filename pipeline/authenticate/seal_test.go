@@ -205,7 +205,7 @@ func TestSealOurs(t *testing.T) {
 	}
 }
 
-// TestOversigned: nobody can add what readers show.
+// TestOversigned (DRILLS E4.2): nobody can add what readers show.
 func TestOversigned(t *testing.T) {
 	f := newFixture(t, "")
 	sealer, _ := f.sealer(map[string]Signing{"sluice.test": {Sign: SignAuto}})
@@ -329,7 +329,7 @@ func BenchmarkSeal(b *testing.B) {
 
 }
 
-// TestSealVariants: each variant is signed as it leaves, with its own fields and body (RULES A4, A6).
+// TestSealVariants (DRILLS E6.5): each variant is signed as it leaves, with its own fields and body (RULES A4, A6).
 func TestSealVariants(t *testing.T) {
 	for _, raw := range []string{ours, "From: carol@sluice.test\nSubject: no empty line\n", "From: carol@sluice.test\nSubject: no end"} {
 		f := newFixture(t, "")

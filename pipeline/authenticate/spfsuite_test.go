@@ -24,7 +24,7 @@ type spfScenario struct {
 	}
 }
 
-// TestSPFSuite runs the test suites that ship inside the SPF library (that of RFC 7208 above all) through our resolver, our
+// TestSPFSuite (DRILLS E4.1) runs the test suites that ship inside the SPF library (that of RFC 7208 above all) through our resolver, our
 // adapter to it and checkSPF, which are what stands between the library and the network. The library's own suite is not among them: its domains have one label,
 // for which we ask nobody (RFC 7208 section 4.3).
 func TestSPFSuite(t *testing.T) {

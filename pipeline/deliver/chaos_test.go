@@ -38,7 +38,7 @@ func (c *chaos) number(n int) int {
 	return c.random.IntN(n)
 }
 
-// TestChaos holds what came of each recipient against what the servers know: delivered is what one of them took, once;
+// TestChaos (DRILLS E5.6) holds what came of each recipient against what the servers know: delivered is what one of them took, once;
 // failed is what none of them took; and delayed is what none took, or what was taken without the answer arriving.
 func TestChaos(t *testing.T) {
 	c := &chaos{random: rand.New(rand.NewPCG(7, 11)), taken: make(map[string]int), heard: make(map[string]bool)}

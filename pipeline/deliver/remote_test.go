@@ -128,7 +128,7 @@ func TestKeyIsBounded(t *testing.T) {
 	}
 }
 
-// TestNowhere: domains that have no server for us. None of them is connected to.
+// TestNowhere (DRILLS E5.4): domains that have no server for us. None of them is connected to.
 func TestNowhere(t *testing.T) {
 	zone := resolvertest.MustParse(zoneText)
 	zone.Break("temporary.test.", resolvertest.Fault{Rcode: dns.RcodeServerFailure})

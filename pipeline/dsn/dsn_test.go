@@ -174,6 +174,7 @@ func parse(t *testing.T, octets []byte) *parsed {
 	return p
 }
 
+// TestFieldsForPrograms: DRILLS E2.8.
 func TestFieldsForPrograms(t *testing.T) {
 	p := write(t, golden()["several"])
 	for name, want := range map[string]string{
@@ -221,6 +222,7 @@ func write(t *testing.T, r *Report) *parsed {
 	return p
 }
 
+// TestNobodyIsTold: DRILLS E2.3.
 func TestNobodyIsTold(t *testing.T) {
 	r := report(Recipient{Address: "a@b.test", Action: Failed})
 	r.Sender = ""
@@ -263,6 +265,7 @@ func TestNobodyIsTold(t *testing.T) {
 	}
 }
 
+// TestWhatIsReturned: DRILLS E2.8.
 func TestWhatIsReturned(t *testing.T) {
 	failed := Recipient{Address: "a@b.test", Action: Failed}
 	with := func(ret, content string, rcpt Recipient) *parsed {
@@ -303,7 +306,7 @@ func TestWhatIsReturned(t *testing.T) {
 	}
 }
 
-// FuzzReport: whatever remote servers, senders and messages say, the report has its three parts and no more, nothing
+// FuzzReport (DRILLS E5.6): whatever remote servers, senders and messages say, the report has its three parts and no more, nothing
 // strange in it, and says what became of the recipient.
 func FuzzReport(f *testing.F) {
 	f.Add("bob@example.net", "rfc822;b+40c", "550 no\r\nX-Injected: yes", "mx\r\n.example", "5.1.1", "e\nnv", original, true, false)

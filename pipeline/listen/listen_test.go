@@ -293,6 +293,7 @@ func TestMaxSession(t *testing.T) {
 	}
 }
 
+// TestValidate: DRILLS E2.1.
 func TestValidate(t *testing.T) {
 	for _, c := range []struct {
 		network string

@@ -16,7 +16,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/units"
 )
 
-// TestPoison: of the messages in flight at a crash the guilty one is convicted, alone, and twice;
+// TestPoison (DRILLS E6.1): of the messages in flight at a crash the guilty one is convicted, alone, and twice;
 // the others get their verdicts (RULES C3).
 func TestPoison(t *testing.T) {
 	h := newHarness(t, "plain", nil)
@@ -139,7 +139,7 @@ func TestAlwaysCrashing(t *testing.T) {
 	goroutines(t, before)
 }
 
-// TestTimeout: a plugin that minds ctx keeps its lane; one that doesn't loses it until its handler
+// TestTimeout (DRILLS E6.1): a plugin that minds ctx keeps its lane; one that doesn't loses it until its handler
 // is back; one that has lost all is replaced.
 func TestTimeout(t *testing.T) {
 	h := newHarness(t, "two", func(c *Config, _ *Options) { c.Timeout = units.Of(200 * time.Millisecond) })
@@ -284,7 +284,7 @@ func TestEarlyAnswers(t *testing.T) {
 	}
 }
 
-// TestRaw: plugins that break the protocol, or keep to it without our kit.
+// TestRaw (DRILLS E6.1): plugins that break the protocol, or keep to it without our kit.
 func TestRaw(t *testing.T) {
 	large := string(bytes.Repeat([]byte{'x'}, 8<<20))
 	for name, want := range map[string]Kind{
@@ -326,7 +326,7 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestCrashLoop: restarts back off, and everything comes back to where it was.
+// TestCrashLoop (DRILLS E6.1): restarts back off, and everything comes back to where it was.
 func TestCrashLoop(t *testing.T) {
 	before := runtime.NumGoroutine()
 	h := newHarness(t, "raw-dies", nil)

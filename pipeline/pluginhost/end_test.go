@@ -38,7 +38,7 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// TestFamily: the children of a plugin end with it, also those that left its process group.
+// TestFamily (DRILLS E6.6): the children of a plugin end with it, also those that left its process group.
 func TestFamily(t *testing.T) {
 	for _, how := range []string{"fork", "daemon"} {
 		h := newHarness(t, "plain", nil)
@@ -65,7 +65,7 @@ func hostForKill(dir string) {
 	select {}
 }
 
-// TestKilledHost: kill -9 of the server leaves no plugin behind, and the next start none of their children.
+// TestKilledHost (DRILLS E6.6): kill -9 of the server leaves no plugin behind, and the next start none of their children.
 func TestKilledHost(t *testing.T) {
 	dir := t.TempDir()
 	host := exec.Command("/proc/self/exe")

@@ -63,6 +63,7 @@ func verdicts() map[string]sdk.Verdict {
 	}
 }
 
+// TestVerdicts: DRILLS E6.1.
 func TestVerdicts(t *testing.T) {
 	h := newHarness(t, "plain", nil)
 	h.ready(t)
@@ -234,7 +235,7 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestStarts: everything that can go wrong before the first lane has an error that says what.
+// TestStarts (DRILLS E6.6): everything that can go wrong before the first lane has an error that says what.
 func TestStarts(t *testing.T) {
 	dir := t.TempDir()
 	script := filepath.Join(dir, "script")
@@ -284,7 +285,7 @@ func TestStarts(t *testing.T) {
 	}
 }
 
-// TestDigest: the right digest lets a program start.
+// TestDigest (DRILLS E6.6): the right digest lets a program start.
 func TestDigest(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, o *Options) {
 		exe, err := os.Executable()
@@ -300,7 +301,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// TestOutput: standard output and error arrive in the log, attributed, bounded, without control
+// TestOutput (DRILLS E6.6): standard output and error arrive in the log, attributed, bounded, without control
 // characters, and nothing of it reaches go-plugin's parser.
 func TestOutput(t *testing.T) {
 	h := newHarness(t, "flood", nil)
@@ -328,7 +329,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestEnvironment: a plugin sees nothing of ours but what it needs.
+// TestEnvironment (DRILLS E6.6): a plugin sees nothing of ours but what it needs.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("SLUICE_SECRET", "hunter2")
 	t.Setenv("TZ", "Europe/Vienna")

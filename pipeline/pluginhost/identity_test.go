@@ -72,7 +72,7 @@ func TestPluginUser(t *testing.T) {
 	}
 }
 
-// TestBomb: with a user of their own the number of plugins' processes is limited, and all end with the plugin.
+// TestBomb (DRILLS E6.7): with a user of their own the number of plugins' processes is limited, and all end with the plugin.
 func TestBomb(t *testing.T) {
 	h, _ := asNobody(t, func(c *Config, _ *Options) { c.Timeout = units.Of(30 * time.Second) })
 	v, kind := h.ask(t, message("do: bomb\r\n\r\n"))

@@ -7,7 +7,7 @@ import (
 	"github.com/sluicemail/sluice/sdk/wire"
 )
 
-// TestOffered: a host of version n lets a plugin choose n and n-1, and nothing else; today 1 alone.
+// TestOffered (DRILLS E6.6): a host of version n lets a plugin choose n and n-1, and nothing else; today 1 alone.
 func TestOffered(t *testing.T) {
 	for _, versions := range [][]int{{1}, {2, 1}, {7, 6}} {
 		sets := offered(versions)

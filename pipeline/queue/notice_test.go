@@ -121,7 +121,7 @@ func TestOneReportForAllHops(t *testing.T) {
 	}
 }
 
-// TestForwardsOfStrangers (RULES A7): who is verified is told; of others the copy is kept, and the alias's owner is told
+// TestForwardsOfStrangers (RULES A7, DRILLS E2.2): who is verified is told; of others the copy is kept, and the alias's owner is told
 // once a day.
 func TestForwardsOfStrangers(t *testing.T) {
 	c := newClock()

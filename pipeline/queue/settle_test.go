@@ -77,7 +77,7 @@ func TestNoticeIsQueuedAndItsContentReleased(t *testing.T) {
 	}
 }
 
-// TestNobodyIsToldWhomNobodyVerified (RULES A7): mail of a stranger that fails after its 250 is kept for the postmaster.
+// TestNobodyIsToldWhomNobodyVerified (RULES A7, DRILLS E2.2): mail of a stranger that fails after its 250 is kept for the postmaster.
 func TestNobodyIsToldWhomNobodyVerified(t *testing.T) {
 	told := &teller{make(chan string, 10)}
 	r := newRig(t, func(o *queue.Options) {

@@ -98,7 +98,7 @@ func TestFindNone(t *testing.T) {
 	}
 }
 
-// TestBombs: what unpacks to more than a report can be is refused within a moment.
+// TestBombs (DRILLS E2.6): what unpacks to more than a report can be is refused within a moment.
 func TestBombs(t *testing.T) {
 	zeros := func(n int64) []byte {
 		var b bytes.Buffer

@@ -420,7 +420,7 @@ func TestTLSBroken(t *testing.T) {
 	}
 }
 
-// TestTLSByPost: reports are posted to https servers of the Internet, here to one that is allowed by the rules, and nowhere else.
+// TestTLSByPost (DRILLS E5.3): reports are posted to https servers of the Internet, here to one that is allowed by the rules, and nowhere else.
 func TestTLSByPost(t *testing.T) {
 	var got []byte
 	status := http.StatusCreated

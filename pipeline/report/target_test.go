@@ -55,7 +55,7 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
-// TestExternal: who is outside of the domain's organisation gets reports only if it says so (RFC 7489 section 7.1).
+// TestExternal (DRILLS E2.6): who is outside of the domain's organisation gets reports only if it says so (RFC 7489 section 7.1).
 func TestExternal(t *testing.T) {
 	z := resolvertest.MustParse(`
 example.net._report._dmarc.agent.test.       TXT "v=DMARC1"

@@ -131,6 +131,7 @@ func hosts(mxs []*net.MX, err error) ([]string, error) {
 	return out, err
 }
 
+// TestTruncatedAnswersComeByTCP: DRILLS E5.4.
 func TestTruncatedAnswersComeByTCP(t *testing.T) {
 	z := resolvertest.MustParse(zone)
 	for i := range 200 {
@@ -158,6 +159,7 @@ func TestTruncatedAnswersComeByTCP(t *testing.T) {
 	}
 }
 
+// TestFaults: DRILLS E5.4.
 func TestFaults(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -231,6 +233,7 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
+// TestTTL: DRILLS E5.4.
 func TestTTL(t *testing.T) {
 	z := resolvertest.MustParse(zone)
 	now := time.Unix(1_800_000_000, 0)
@@ -401,6 +404,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// TestForSPF: DRILLS E4.1.
 func TestForSPF(t *testing.T) {
 	z := resolvertest.MustParse(zone)
 	r := resolvertest.New(z)

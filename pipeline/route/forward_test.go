@@ -91,7 +91,7 @@ func forwards(aliases map[string]AddressList) map[string]Domain {
 	return map[string]Domain{"here.test": {Aliases: aliases, Subaddress: "+"}}
 }
 
-// TestLoopBetweenServers: two servers that forward to each other stop in one round, whatever else comes their way.
+// TestLoopBetweenServers (DRILLS E2.4): two servers that forward to each other stop in one round, whatever else comes their way.
 func TestLoopBetweenServers(t *testing.T) {
 	here := newNode(t, Options{
 		Hostname: "mx.here.test", LoopKey: []byte("key of here"), Accounts: people{"carol@here.test"},

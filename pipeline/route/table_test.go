@@ -91,7 +91,7 @@ func told(targets []Target) string {
 	return strings.Join(got, " ")
 }
 
-// TestResolve holds the order of RULES A10.
+// TestResolve (DRILLS E2.4) holds the order of RULES A10.
 func TestResolve(t *testing.T) {
 	cases := []struct {
 		address string
@@ -202,6 +202,7 @@ func TestCatchAllIsNoIdentity(t *testing.T) {
 	}
 }
 
+// TestCheckFindsLoops: DRILLS E2.4.
 func TestCheckFindsLoops(t *testing.T) {
 	problems := table(t).Check()
 	var keys []string

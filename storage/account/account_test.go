@@ -74,6 +74,7 @@ func (w *world) login(address, password, peer string) error {
 	return err
 }
 
+// TestCanonical: DRILLS E4.6.
 func TestCanonical(t *testing.T) {
 	for in, want := range map[string]string{
 		"alice@example.test":          "alice@example.test",
@@ -228,7 +229,7 @@ func TestRemembered(t *testing.T) {
 	}
 }
 
-// TestUnknownCosts: an unknown account, a known one and an impossible address wait for a hash alike.
+// TestUnknownCosts (DRILLS E4.6): an unknown account, a known one and an impossible address wait for a hash alike.
 func TestUnknownCosts(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Config.HashWait = 1 })
 	w.create("u@example.test", "one")
@@ -251,7 +252,7 @@ func TestUnknownCosts(t *testing.T) {
 	}
 }
 
-// TestGuessing counts what 5 failures for a pair and 20 for a peer lead to.
+// TestGuessing (DRILLS E4.6) counts what 5 failures for a pair and 20 for a peer lead to.
 func TestGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(o *Options) { o.Clock = time.Now })

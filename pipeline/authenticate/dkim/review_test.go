@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestStrangeKeys: an RSA key may be any two numbers; none of them stops the server or costs much more than Cost says.
+// TestStrangeKeys (DRILLS E4.2): an RSA key may be any two numbers; none of them stops the server or costs much more than Cost says.
 func TestStrangeKeys(t *testing.T) {
 	one := big.NewInt(1)
 	for name, n := range map[string]*big.Int{

@@ -18,6 +18,7 @@ import (
 
 const good = "DKIM-Signature: v=1; a=rsa-sha256; d=Example.test; s=s1; c=relaxed/simple; h=From : To;\r\n\t t=1000; x=2000; bh=AAAA; b=QUJ\r\n DRA=="
 
+// TestParse: DRILLS E4.2.
 func TestParse(t *testing.T) {
 	s, err := Parse([]byte(good + "\r\n"))
 	if err != nil {
@@ -92,6 +93,7 @@ func whyOf(err error) string {
 	return ""
 }
 
+// TestLength: DRILLS E4.2.
 func TestLength(t *testing.T) {
 	body := pieces("four\r\nmore\r\n", 5)
 	sum, size, _ := body.Sum(true)
@@ -105,6 +107,7 @@ func TestLength(t *testing.T) {
 	}
 }
 
+// TestParseKey: DRILLS E4.2.
 func TestParseKey(t *testing.T) {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -66,6 +66,7 @@ func finder(t *testing.T, z *resolvertest.Zone) *mx.Finder {
 	})
 }
 
+// TestFind: DRILLS E5.4.
 func TestFind(t *testing.T) {
 	z := resolvertest.MustParse(zone)
 	z.Sign("signed.test")
@@ -134,7 +135,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestManyMX: a thousand servers, each as good as the next.
+// TestManyMX (DRILLS E5.4): a thousand servers, each as good as the next.
 func TestManyMX(t *testing.T) {
 	var b strings.Builder
 	for i := range 1000 {
@@ -244,7 +245,7 @@ lots.test.     A 203.0.113.0
 	}
 }
 
-// TestForbidden is the table of addresses to which nobody may send us (SSRF).
+// TestForbidden (DRILLS E5.3) is the table of addresses to which nobody may send us (SSRF).
 func TestForbidden(t *testing.T) {
 	for _, text := range []string{
 		"0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.255.255.254",
@@ -277,6 +278,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
+// TestDial: DRILLS E5.3.
 func TestDial(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -318,7 +320,7 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestDialLooksAgain: the last look is at the socket. What was looked at before may be another thing then.
+// TestDialLooksAgain (DRILLS E5.3): the last look is at the socket. What was looked at before may be another thing then.
 func TestDialLooksAgain(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

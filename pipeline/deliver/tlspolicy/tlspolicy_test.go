@@ -275,6 +275,7 @@ func shake(t *testing.T, p *tlspolicy.Policy, host string, certificate tls.Certi
 	return conn.ConnectionState(), sni, err
 }
 
+// TestHandshake: DRILLS E5.5.
 func TestHandshake(t *testing.T) {
 	w := newWorld(t)
 	now := w.clock.Now()
@@ -331,7 +332,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// TestVersions: what is verified has to be TLS 1.2 at least; what is better than nothing may be less.
+// TestVersions (DRILLS E5.5): what is verified has to be TLS 1.2 at least; what is better than nothing may be less.
 func TestVersions(t *testing.T) {
 	w := newWorld(t)
 	old := &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}

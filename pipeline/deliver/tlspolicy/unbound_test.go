@@ -129,7 +129,7 @@ func listenBoth(t *testing.T) (net.Listener, net.PacketConn, int) {
 	return nil, nil, 0
 }
 
-// TestUnbound has a real validating resolver between us and a zone with real signatures, good, wrong, expired and none.
+// TestUnbound (DRILLS E5.2) has a real validating resolver between us and a zone with real signatures, good, wrong, expired and none.
 func TestUnbound(t *testing.T) {
 	ca := policytest.NewCA("authority", time.Now())
 	leaf := ca.Leaf("mx.signed.test")

@@ -18,6 +18,7 @@ func TestScram(t *testing.T) {
 	}
 }
 
+// TestScramRefuses: DRILLS E4.6.
 func TestScramRefuses(t *testing.T) {
 	for _, first := range []string{
 		"", "r=n", "r=nx", "r=nx,s=QQ==", "r=n,s=QQ==,i=4096", "r=xn,s=QQ==,i=4096", "r=nx,s=,i=4096", "r=nx,s=!,i=4096", "r=nx,s=QQ==,i=0",

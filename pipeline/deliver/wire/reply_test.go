@@ -28,6 +28,7 @@ func replying(text string) *Conn {
 	return New(&playback{in: strings.NewReader(text)}, Options{Hostname: "client.example.org"})
 }
 
+// TestReply: DRILLS E5.6.
 func TestReply(t *testing.T) {
 	long := strings.Repeat("x", 600)
 	for _, c := range []struct {

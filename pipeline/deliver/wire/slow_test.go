@@ -34,7 +34,7 @@ func pair(t *testing.T) (*Conn, net.Conn) {
 	}}), server
 }
 
-// TestTrickle: an octet now and then does not stretch the time for a reply.
+// TestTrickle (DRILLS E5.6): an octet now and then does not stretch the time for a reply.
 func TestTrickle(t *testing.T) {
 	conn, server := pair(t)
 	go func() {
@@ -51,7 +51,7 @@ func TestTrickle(t *testing.T) {
 	}
 }
 
-// TestDeaf: a server that does not read holds us for the time of a block.
+// TestDeaf (DRILLS E5.6): a server that does not read holds us for the time of a block.
 func TestDeaf(t *testing.T) {
 	conn, server := pair(t)
 	io.WriteString(server, "250 ok\r\n250 ok\r\n354 go\r\n"+strings.Repeat("250 ok\r\n", 3))

@@ -172,7 +172,7 @@ func TestReadForms(t *testing.T) {
 	}
 }
 
-// TestHostile: none of these is a report, none costs more than a moment, and the error says what is wrong.
+// TestHostile (DRILLS E2.6): none of these is a report, none costs more than a moment, and the error says what is wrong.
 func TestHostile(t *testing.T) {
 	record := "<record><row><source_ip>192.0.2.1</source_ip><count>1</count></row></record>"
 	head := "<feedback><policy_published><domain>example.net</domain></policy_published>"

@@ -71,7 +71,7 @@ bogusa.signed.test.        A 192.0.2.7
 slow.signed.test.          A 192.0.2.8
 `
 
-// TestFind goes through RFC 7672 section 2.2.
+// TestFind (DRILLS E5.2) goes through RFC 7672 section 2.2.
 func TestFind(t *testing.T) {
 	z := resolvertest.MustParse(zone)
 	z.Sign("signed.test")
@@ -136,6 +136,7 @@ func TestUnsignedZonesAreNotAsked(t *testing.T) {
 	}
 }
 
+// TestVerify: DRILLS E5.2.
 func TestVerify(t *testing.T) {
 	ca := policytest.NewCA("test authority", now)
 	other := policytest.NewCA("test authority", now)
@@ -214,6 +215,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestUsable: DRILLS E5.2.
 func TestUsable(t *testing.T) {
 	ca := policytest.NewCA("test authority", now)
 	for usage := range uint8(5) {

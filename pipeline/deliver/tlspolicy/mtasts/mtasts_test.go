@@ -188,6 +188,7 @@ func TestSurvives(t *testing.T) {
 	}
 }
 
+// TestFetchFailures: DRILLS E5.1.
 func TestFetchFailures(t *testing.T) {
 	w := newWorld(t)
 	text := func(kind, body string) http.HandlerFunc {
@@ -266,6 +267,7 @@ func TestFetchFailures(t *testing.T) {
 	}
 }
 
+// TestLoopbackIsRefused: DRILLS E5.3.
 func TestLoopbackIsRefused(t *testing.T) {
 	w := newWorld(t)
 	w.rules = mx.Rules{}

@@ -6,6 +6,7 @@ import (
 	"time"
 )
 
+// TestParsePolicy: DRILLS E5.1.
 func TestParsePolicy(t *testing.T) {
 	const head = "version: STSv1\nmode: enforce\n"
 	many := strings.Repeat("mx: a.test\n", maxPatterns)
