@@ -158,6 +158,22 @@ func TestDKIM(t *testing.T) {
 			s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", from)
 			return strings.Replace(s, "v=1;", "v=1; x=1000000000;", 1)
 		}, "permerror fail", sdk.Reject},
+		{"signed in the future", func(f *fixture) string {
+			s := newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", from)
+			return strings.Replace(s, " t=", " t=9", 1)
+		}, "policy fail", sdk.Reject},
+		{"the key record is junk", func(f *fixture) string {
+			return newSigner(f, "s._domainkey.reject.test", "junk; =; ").sign("reject.test", "", from)
+		}, "permerror fail", sdk.Reject},
+		{"junk stands beside the key", func(f *fixture) string {
+			s := newSigner(f, "s._domainkey.reject.test", "")
+			for _, text := range []string{"junk", "v=spf1 -all", "v=DKIM1; p=", `\000\255`} {
+				if err := f.zone.Add(`s._domainkey.reject.test. 300 TXT "` + text + `"`); err != nil {
+					f.t.Fatal(err)
+				}
+			}
+			return s.sign("reject.test", "", from)
+		}, "pass pass", sdk.Accept},
 		{"no body and no empty line", func(f *fixture) string {
 			return strings.TrimSuffix(newSigner(f, "s._domainkey.reject.test", "").sign("reject.test", "", "From: b@reject.test\nSubject: x\n\n"), "\n")
 		}, "pass pass", sdk.Accept},

@@ -20,7 +20,8 @@
 //	      FuzzChanges, changes_test.go TestSecondBody, TestSizeAfterNewBody; recipients_test.go TestTooManyRecipients;
 //	      circles: burden_hurt_test.go TestCircle, pipeline/hostile_test.go TestReceivedStays
 //	E6.6  the program and its handshake: pipeline/pluginhost host_test.go TestDigest, TestStarts, TestOutput, TestEnvironment,
-//	      versions_test.go TestOffered, end_test.go TestKilledHost, TestFamily. After an upgrade plugins are started
+//	      versions_test.go TestOffered, end_test.go TestKilledHost, TestFamily, socket_test.go (modes of the sockets, links to
+//	      those of others, handshakes that never end). After an upgrade plugins are started
 //	      again, never attached to: plugin_process_test.go TestPluginProcess
 //	E6.7  resources: pipeline/pluginhost/identity_test.go TestBomb, TestGreed, cgroup_linux_test.go; privilege_test.go
 //	      TestMaliciousPlugin; TestMischief "memory". The network is free by decision (sdk/PROTOCOL.md, section 9)
@@ -40,6 +41,23 @@
 //	E5.3  addresses that only we can reach: relay_forbidden_test.go TestForbiddenAddresses
 //	E5.4  DNS fails for a domain, a server, or says nothing: relay_dns_test.go TestDNSFails
 //	E5.6  busy, greylisting and slow servers: relay_pace_test.go; the hostile ones: pipeline/deliver chaos_test.go
+//
+// What needs no program is held by the package that owns the rule, and the tests there name the drill (grep -r 'DRILLS E5.5'):
+//
+//	E2.1  who is trusted: pipeline/listen TestValidate; every trick: pipeline/route TestRelayControl
+//	E2.3  pipeline/queue bounce_test.go, pipeline/dsn TestNobodyIsTold; E2.2: pipeline/queue notice_test.go, settle_test.go
+//	E2.4  pipeline/route forward_test.go, table_test.go, pipeline/deliver/mx TestSelfByAddress
+//	E2.5  nothing here answers by itself but with notices and reports, all Auto-Submitted and from the null sender
+//	E2.6  pipeline/report find_test.go, target_test.go, dmarc TestHostile; pipeline/deliver unreported_test.go
+//	E4.1  pipeline/authenticate spfcost_test.go, spfsuite_test.go, authenticate_test.go
+//	E4.2  pipeline/authenticate dkim_test.go, review_test.go, dkim/signature_test.go; E4.3: replay_test.go
+//	E4.4  pipeline/authenticate dmarc_test.go, discover_test.go; E4.5: chain_test.go, arc/arc_test.go
+//	E4.6  pipeline/receive/testdata/dialogue/submission.txt, storage/account account_test.go; E4.7: scoped_test.go. SMTP offers
+//	      PLAIN and LOGIN below TLS alone, so there is no SCRAM to be talked out of
+//	E5.1  pipeline/deliver/tlspolicy/mtasts; E5.2: pipeline/deliver/tlspolicy/dane, unbound_test.go, cmd/sluice dane_test.go
+//	E5.3  pipeline/deliver/mx TestForbidden, TestDialLooksAgain; E5.4: pipeline/resolver hostile_test.go, mx TestManyMX
+//	E5.5  pipeline/receive quirks_test.go, pipeline/deliver/tlspolicy expired_test.go, pipeline/deliver/testdata/dialogue/tls.txt
+//	E5.6  pipeline/deliver/wire endless_test.go, pipeline/deliver/testdata/dialogue/hostile.txt, pipeline/dsn FuzzReport
 //
 // Outbound smuggling: relay_smuggle_test.go, to each real server. Extensions that a peer lacks: relay_dsn_test.go
 // TestPeerWithout. Another store, another way out: relay_lmtp_test.go (Dovecot), relay_login_test.go. kill -9 while
