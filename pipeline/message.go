@@ -85,7 +85,8 @@ type Recipient struct {
 	Added    string   // the plugin that added it; "": it was one RCPT TO. Those stand behind the others
 	Removed  string   // the plugin that removed it, or "": it gets nothing, whatever was thought about it
 
-	removedIn string // the stage in which it was removed
+	Behalf    []*Recipient // of an added one: on whose behalf, see Instead
+	removedIn string       // the stage in which it was removed
 
 	Score   float64  // on top of Message.Score
 	Opinion Opinion  // the strongest so far

@@ -127,6 +127,9 @@ func (m *Message) addRecipient(ctx context.Context, c *envelopeChange) error {
 		m.traceEnvelope(c, "not added", reply.String())
 		return nil
 	}
+	for _, i := range c.behalf {
+		r.Behalf = append(r.Behalf, m.Recipients[i])
+	}
 	m.Recipients = append(m.Recipients, r)
 	m.Trace.Head.Recipients = append(m.Trace.Head.Recipients, r.Address)
 	m.traceEnvelope(c, "added", "")
@@ -148,6 +151,23 @@ func (m *Message) changeSender(address string) {
 			m.Params.SMTPUTF8 = true // RFC 6531 section 3.3
 		}
 	}
+}
+
+// Instead returns the recipients that the peer named and in whose place a plugin put this one: all on whose behalf it was added were
+// removed. Nothing means that it was named itself, or added beside others who are still there. The recipients are final then.
+func (r *Recipient) Instead() []*Recipient {
+	var named []*Recipient
+	for _, b := range r.Behalf {
+		switch {
+		case b.Removed == "":
+			return nil
+		case b.Added == "":
+			named = append(named, b)
+		default: // added before, and removed by another plugin
+			named = append(named, b.Instead()...)
+		}
+	}
+	return named
 }
 
 // asked returns how many RCPT TO there were: those recipients stand first.

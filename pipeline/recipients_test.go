@@ -289,3 +289,47 @@ func TestFoldInvariants(t *testing.T) {
 		}
 	}
 }
+
+// TestInstead: whom a recipient replaces whom a plugin has added. One who was added beside others replaces nobody.
+func TestInstead(t *testing.T) {
+	add, remove := sdk.AddRecipient, sdk.RemoveRecipient
+	for1 := func(to string, changes ...[]sdk.Change) sdk.Verdict {
+		return sdk.Verdict{Recipients: []sdk.RecipientVerdict{{Recipient: to + "@example.test", Changes: slices.Concat(changes...)}}}
+	}
+	for _, c := range []struct {
+		name         string
+		first, later sdk.Verdict
+		want         string
+	}{
+		{"beside", sdk.Verdict{Changes: change(add, "c")}, sdk.Verdict{}, "c:"},
+		{"in place of all", sdk.Verdict{Changes: slices.Concat(change(add, "c"), change(remove, "a", "b"))}, sdk.Verdict{}, "c: a b"},
+		{"in place of one, on behalf of both", sdk.Verdict{Changes: slices.Concat(change(remove, "a"), change(add, "c"))}, sdk.Verdict{}, "c:"},
+		{"in place of one", for1("a", change(remove, "a"), change(add, "c")), sdk.Verdict{}, "c: a"},
+		{"by two plugins", for1("a", change(remove, "a"), change(add, "c")), for1("c", change(remove, "c"), change(add, "d")), "c: a d: a"},
+		{"removed later", for1("a", change(add, "c")), for1("a", change(remove, "a")), "c: a"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			first := &changer{plugin: plugin{name: "first", changes: all(), verdict: c.first}}
+			later := &changer{plugin: plugin{name: "later", changes: all(), verdict: c.later}}
+			b := newBench(t, staged(StageAntiSpam, first), staged(StageAntiVirus, later))
+			m := b.message(t, sdk.Login, "a@example.test", "b@example.test")
+			b.Submit(t.Context(), m)
+			var got []string
+			for _, r := range m.Recipients {
+				if r.Added == "" {
+					if len(r.Instead()) > 0 {
+						t.Errorf("%s replaces %v", r.Address, r.Instead())
+					}
+					continue
+				}
+				got = append(got, strings.TrimSuffix(r.Address, "@example.test")+":")
+				for _, named := range r.Instead() {
+					got = append(got, strings.TrimSuffix(named.Address, "@example.test"))
+				}
+			}
+			if text := strings.Join(got, " "); text != c.want {
+				t.Errorf("%q, want %q", text, c.want)
+			}
+		})
+	}
+}

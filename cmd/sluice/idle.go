@@ -17,6 +17,7 @@ func (s *server) queueOptions() queue.Options {
 		Store:       s.store,
 		Config:      s.queueConfig,
 		Owner:       func(alias string) string { return s.currentTable().Owner(alias) },
+		Manager:     func() string { return s.currentTable().Postmaster() },
 		Destination: s.queueDestination,
 		Limits:      s.config.Queue,
 		Notify: &notifier{

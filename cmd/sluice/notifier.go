@@ -63,12 +63,16 @@ func (n *notifier) write(ctx context.Context, w io.Writer, m *pipeline.Message, 
 	return nil
 }
 
-// kept is what the owner of an alias is told.
+// kept is what the owner of an alias is told, or postmaster.
 func (n *notifier) kept(m *pipeline.Message, notice *queue.Notice) *dsn.Kept {
 	e, r, o := notice.Entry, notice.About[0].Recipient, &notice.About[0].Outcome
+	plugin := r.Added
+	if len(r.Instead) > 0 {
+		plugin = "" // the sender knows the address in whose place it is
+	}
 	return &dsn.Kept{
 		ID: m.ID.String(), ReportingMTA: n.hostname, Postmaster: n.postmaster(), Date: m.Received,
-		Owner: notice.To, Alias: r.Address, Target: r.Hop.Address, QueueID: e.ID.String(), Sender: e.Sender, Arrival: e.Received,
+		Owner: notice.To, Alias: r.Address, Plugin: plugin, Target: r.Hop.Address, QueueID: e.ID.String(), Sender: e.Sender, Arrival: e.Received,
 		RemoteMTA: o.Remote, Diagnostic: o.Reply, Why: o.Text,
 	}
 }

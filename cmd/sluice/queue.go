@@ -65,12 +65,12 @@ func queueSitesOperation() operation {
 }
 
 func queueShowOperation() operation {
-	return operation{"queue/show", typed(func(ctx context.Context, s *storage.Store, r queueShowRequest, emit func(any) error) error {
+	return operation{"queue/show", typedDesk(func(ctx context.Context, d *desk, r queueShowRequest, emit func(any) error) error {
 		id, err := storage.ParseID(r.ID)
 		if err != nil {
 			return fmt.Errorf("%q is not a queue ID; sluice queue list shows them", r.ID)
 		}
-		item, err := queue.Show(ctx, s.KV(), id)
+		item, err := d.queue.Show(ctx, id)
 		if err != nil {
 			return fmt.Errorf("show %s: %w; sluice trace %s tells where it went", id, err, id)
 		}
@@ -221,6 +221,41 @@ func printItem(w io.Writer, item queue.Item) {
 		if r.Why != "" {
 			fmt.Fprintf(w, ": %s", r.Why)
 		}
+		if r.Added != "" {
+			fmt.Fprintf(w, " (added by plugin %s)", r.Added)
+		}
 		fmt.Fprintln(w)
+		if r.Waits != nil {
+			fmt.Fprintf(w, "              %s\n", waitText(r.Waits))
+		}
 	}
+}
+
+// waitText says in a line what mail waits for.
+func waitText(wait *queue.Wait) string {
+	text := "waits for " + waitWords[wait.For]
+	if wait.For == queue.WaitEnd {
+		text = "is on its way"
+	}
+	text += ": " + wait.Why
+	if wait.NextHop != "" {
+		text += " (" + wait.NextHop + ")"
+	}
+	if !wait.Since.IsZero() {
+		text += "; since " + wait.Since.Local().Format(time.DateTime)
+	}
+	if !wait.Until.IsZero() {
+		text += ", until " + wait.Until.Local().Format(time.DateTime)
+	}
+	if wait.Last != "" {
+		text += "; last reply: " + wait.Last
+	}
+	return text
+}
+
+// waitWords are what mail waits for, in words.
+var waitWords = map[string]string{
+	queue.WaitRelease: "somebody's hand", queue.WaitRetry: "its time", queue.WaitHop: "its next hop", queue.WaitPause: "its next hop",
+	queue.WaitHours: "the hours of its destination", queue.WaitRate: "the rate of its destination", queue.WaitConnection: "a connection",
+	queue.WaitAddress: "its next hop's name", queue.WaitTurn: "its turn", queue.WaitServer: "the server",
 }

@@ -78,6 +78,10 @@ func TestQueueWithoutServer(t *testing.T) {
 	says("2 messages (2 recipients) would be held", "queue", "hold", "--domain", "two.test", "--dry-run")
 	says("2 messages (2 recipients) were held", "queue", "hold", "--domain", "two.test")
 	says("0 messages (0 recipients) were held", "queue", "hold", "--domain", "two.test", "--older-than", "1d")
+	says("waits for somebody's hand: it is held until somebody releases or removes it; since ", "queue", "show", ids[3])
+	says("  held: <d@two.test> to remote d@two.test, 0 attempts, waits for somebody's hand", "trace", ids[3])
+	says("waits for the server: the server does not run; since ", "trace", ids[0])
+	says(`"waits":{"for":"server",`, "trace", ids[0], "--json")
 	says("1 messages (1 recipients) were released", "queue", "release", "--to", "c@*", "--state", "held")
 	says("via smtp://127.0.0.1:26", "queue", "show", func() string {
 		says("3 messages (3 recipients) were rerouted", "queue", "reroute", ids[0], ids[1], ids[2], "--via", "smtp://127.0.0.1:26")
@@ -141,4 +145,24 @@ func TestSuppressCommands(t *testing.T) {
 	run(2, "add")
 	run(0, "remove", "BOB@bücher.example")
 	run(1, "remove", "bob@bücher.example")
+}
+
+// TestWaitText: every kind of wait has words.
+func TestWaitText(t *testing.T) {
+	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)
+	wait := &queue.Wait{For: queue.WaitHop, Why: "its next hop can't be reached", NextHop: "mx.example.net:25", Since: at, Until: at.Add(time.Hour), Last: "time-out"}
+	if got := waitText(wait); got != "waits for its next hop: its next hop can't be reached (mx.example.net:25); since 2030-01-02 03:04:05, until 2030-01-02 04:04:05; last reply: time-out" {
+		t.Error(got)
+	}
+	for _, word := range []string{
+		queue.WaitRelease, queue.WaitRetry, queue.WaitHop, queue.WaitPause, queue.WaitHours, queue.WaitRate, queue.WaitConnection, queue.WaitAddress,
+		queue.WaitTurn, queue.WaitServer,
+	} {
+		if waitWords[word] == "" {
+			t.Errorf("no words for %q", word)
+		}
+	}
+	if got := waitText(&queue.Wait{For: queue.WaitEnd, Why: "it is being delivered"}); got != "is on its way: it is being delivered" {
+		t.Error(got)
+	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
 )
@@ -23,10 +24,30 @@ type traceRequest struct {
 	Limit int    `json:"limit"`
 }
 
-func traceOperation() operation {
-	return operation{"trace", typed(findTraces)}
+// tracedStory is a trace, and what is still in the queue of its message.
+type tracedStory struct {
+	*trace.Story
+	Queued []queue.RecipientItem `json:"queued,omitempty"`
 }
 
+func traceOperation() operation {
+	return operation{"trace", typedDesk(func(ctx context.Context, d *desk, r traceRequest, emit func(any) error) error {
+		return findTraces(ctx, d.store, r, func(found any) error {
+			story := found.(*trace.Story)
+			id, err := storage.ParseID(story.ID)
+			if err != nil {
+				return emit(tracedStory{Story: story})
+			}
+			item, err := d.queue.Show(ctx, id)
+			if err != nil && !errors.Is(err, queue.ErrNotFound) {
+				return err
+			}
+			return emit(tracedStory{story, item.Recipients})
+		})
+	})}
+}
+
+// findTraces hands the stories to emit.
 func findTraces(ctx context.Context, s *storage.Store, r traceRequest, emit func(any) error) error {
 	ids, err := tracedIDs(ctx, s, r)
 	if err != nil {
@@ -75,7 +96,7 @@ func (a *app) traceCommand() *cobra.Command {
 				request.Word = strings.TrimSpace(args[0])
 			}
 			n := 0
-			err := show(cmd.Context(), a, traceOperation(), request, func(w io.Writer, s trace.Story) { n++; printStory(w, s) })
+			err := show(cmd.Context(), a, traceOperation(), request, func(w io.Writer, s tracedStory) { n++; printStory(w, s) })
 			if err == nil && n == 0 && !a.json {
 				_, err = fmt.Fprintln(a.stdout, "there are no traces: no message has come yet")
 			}
@@ -87,7 +108,10 @@ func (a *app) traceCommand() *cobra.Command {
 }
 
 // printStory prints one message's trace as a table.
-func printStory(w io.Writer, s trace.Story) {
+func printStory(w io.Writer, s tracedStory) {
+	if s.Story == nil {
+		return
+	}
 	fmt.Fprintf(w, "%s  %s  from <%s> to <%s>  %d octets\n", s.ID, s.Received.Local().Format(time.DateTime), s.Sender,
 		strings.Join(s.Recipients, ">, <"), s.Size)
 	fmt.Fprintf(w, "  %s by listener %s, pipeline %s, from %s\n", s.Origin, orDash(s.Listener), s.Pipeline, client(s.Head))
@@ -97,6 +121,18 @@ func printStory(w io.Writer, s trace.Story) {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", e.Stage, orDash(who(e)), e.Action, score(e), millis(e.Took), because(e))
 	}
 	t.Flush()
+	for i := range s.Queued {
+		printQueued(w, &s.Queued[i])
+	}
+	fmt.Fprintln(w)
+}
+
+// printQueued says what a recipient waits for whose story has no end yet.
+func printQueued(w io.Writer, r *queue.RecipientItem) {
+	fmt.Fprintf(w, "  %s: <%s> to %s, %d attempts", r.State, r.Address, r.Hop, r.Attempts)
+	if r.Waits != nil {
+		fmt.Fprintf(w, ", %s", waitText(r.Waits))
+	}
 	fmt.Fprintln(w)
 }
 

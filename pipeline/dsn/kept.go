@@ -7,7 +7,8 @@ import (
 )
 
 // Kept is what the owner of an alias is told when mail could not be sent on to where it leads, and its sender must not be
-// told because nobody has verified him (RULES A7): the message is in quarantine.
+// told because nobody has verified him (RULES A7): the message is in quarantine. With Plugin it is what postmaster is told when mail
+// for an address fails that a plugin has added, of which the sender does not know.
 type Kept struct {
 	ID           string // of the letter itself, unique
 	ReportingMTA string // our host name
@@ -15,7 +16,8 @@ type Kept struct {
 	Date         time.Time
 
 	Owner   string // to whom it goes
-	Alias   string // the address that leads elsewhere
+	Alias   string // the address that leads elsewhere, or was added
+	Plugin  string // the plugin that added it, or ""
 	Target  string // where to
 	QueueID string // of the message in quarantine
 	Sender  string // of the message, as it claims; "" is the null sender
@@ -40,7 +42,11 @@ func WriteKept(w io.Writer, k *Kept) (Params, error) {
 	b := builder{r: &Report{}}
 	b.field("From", "Mail Delivery System <"+from+">")
 	b.field("To", "<"+k.Owner+">")
-	b.field("Subject", "Mail for "+clean(k.Alias, 100)+" could not be forwarded")
+	if k.Plugin == "" {
+		b.field("Subject", "Mail for "+clean(k.Alias, 100)+" could not be forwarded")
+	} else {
+		b.field("Subject", "A copy for "+clean(k.Alias, 100)+" could not be delivered")
+	}
 	b.field("Date", k.Date.Format(time.RFC1123Z))
 	b.field("Message-ID", "<"+idWord(k.ID)+"@"+host+">")
 	b.field("Auto-Submitted", "auto-generated")
@@ -57,10 +63,15 @@ func WriteKept(w io.Writer, k *Kept) (Params, error) {
 }
 
 func (k *Kept) text(t *text) {
-	t.line("A message for")
-	t.line("    %s", clean(k.Alias, 320))
-	t.line("could not be sent on to")
-	t.line("    %s", clean(k.Target, 320))
+	if k.Plugin == "" {
+		t.line("A message for")
+		t.line("    %s", clean(k.Alias, 320))
+		t.line("could not be sent on to")
+		t.line("    %s", clean(k.Target, 320))
+	} else {
+		t.line("A copy of a message could not be delivered to")
+		t.line("    %s", clean(k.Alias, 320))
+	}
 	if k.Diagnostic != "" {
 		who := "The other server"
 		if host := clean(k.RemoteMTA, 255); host != "" {
@@ -71,12 +82,21 @@ func (k *Kept) text(t *text) {
 		t.indented(clean(k.Why, 300))
 	}
 	t.line("")
-	t.line("Nobody has verified that its sender is who he says, so he was not told. The")
-	t.line("message is kept in quarantine; an administrator can release or remove it:")
+	if k.Plugin == "" {
+		t.line("Nobody has verified that its sender is who he says, so he was not told. The")
+		t.line("message is kept in quarantine; an administrator can release or remove it:")
+	} else {
+		t.indented("The plugin " + clean(k.Plugin, 100) + " has added this address. The sender does not know of it, so he was not told. " +
+			"The copy is kept in quarantine; an administrator can release or remove it:")
+	}
 	t.line("    sluice quarantine show %s", clean(k.QueueID, 40))
 	t.line("")
-	t.line("Please correct where the address leads. You are told once a day at most, also if")
-	t.line("more messages fail.")
+	if k.Plugin == "" {
+		t.line("Please correct where the address leads. You are told once a day at most, also if")
+		t.line("more messages fail.")
+	} else {
+		t.line("You are told once a day at most, also if more copies for this address fail.")
+	}
 	t.line("")
 	t.line("The message:")
 	t.line("    Sender:   <%s>", clean(k.Sender, 320))

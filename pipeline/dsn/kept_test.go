@@ -46,3 +46,26 @@ func TestKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestKeptCopy: postmaster is told which plugin has added the address, and that the sender knows nothing.
+func TestKeptCopy(t *testing.T) {
+	var b strings.Builder
+	_, err := WriteKept(&b, &Kept{
+		ID: "4F2K", ReportingMTA: "mx.example.test", Date: time.Unix(1e9, 0).UTC(), Owner: "postmaster@example.test", Plugin: "journal\r\nBcc: x@example.org",
+		Alias: "journal@archive.example", Target: "journal@archive.example", QueueID: "06H0", Sender: "a@example.org", Why: "It could not be reached.",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"Subject: A copy for journal@archive.example could not be delivered\r\n", "\r\n    journal@archive.example\r\n",
+		"The plugin journal Bcc: x@example.org has added this address.", "sluice quarantine show 06H0",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	if strings.Contains(b.String(), "\r\nBcc:") || strings.Contains(b.String(), "verified") {
+		t.Error(b.String())
+	}
+}

@@ -64,8 +64,6 @@ func (q *Queue) bounce(ctx context.Context, id storage.ID, t *Task) (*hand, kv.P
 
 // reroute gives a recipient whose mail leaves another next hop, and lets it be tried there now; held ones stay held.
 func (h *hand) reroute(r *Recipient) {
-	old := *r
-	was := hopOf(&old.Hop)
 	r.Hop.Via = h.task.Via
 	to := h.task.Via
 	if to == "" {
@@ -74,7 +72,6 @@ func (h *hand) reroute(r *Recipient) {
 	if r.Next.IsZero() {
 		h.set(r)
 	} else {
-		h.b.Delete(dueKey(h.q.dueMinute(was, old.Next), was, h.entry.ID, r.Number))
 		h.due(r)
 	}
 	h.say(r, "rerouted")

@@ -147,9 +147,10 @@ func (q *Queue) recipients(m *pipeline.Message, e *live, of []int, now time.Time
 	var all []*Recipient
 	number := uint32(0)
 	for i, r := range m.Recipients {
+		params, instead := insteadOf(r)
 		for _, hop := range r.Hops {
 			rec := &Recipient{
-				Number: number, Address: r.Address, Params: r.Params, Hop: hop, Variant: of[i],
+				Number: number, Address: r.Address, Params: params, Hop: hop, Variant: of[i], Added: r.Added, Instead: instead,
 			}
 			number++
 			all = append(all, rec)
@@ -159,7 +160,7 @@ func (q *Queue) recipients(m *pipeline.Message, e *live, of []int, now time.Time
 				e.rest++
 			case pipeline.HopRemote:
 				t := q.timetable(m.Pipeline, domainOf(hop.Address))
-				rec.Next = t.open(now)
+				rec.Next = t.turn(now, m.Received, false)
 				e.addRecipient(rec)
 			default:
 				rec.Next = now
@@ -168,6 +169,24 @@ func (q *Queue) recipients(m *pipeline.Message, e *live, of []int, now time.Time
 		}
 	}
 	return all
+}
+
+// insteadOf returns the parameters of a recipient, and the addresses in whose place a plugin has added it: then it is told about
+// under those, and as their RCPT wanted. One of several stands for how.
+func insteadOf(r *pipeline.Recipient) (pipeline.RecipientParams, []string) {
+	const most = 100 // a value is bounded (RULES B2)
+	if r.Added == "" {
+		return r.Params, nil
+	}
+	named := r.Instead()
+	if len(named) == 0 {
+		return r.Params, nil
+	}
+	var instead []string
+	for _, one := range named[:min(len(named), most)] {
+		instead = append(instead, one.Address)
+	}
+	return named[0].Params, instead
 }
 
 // stageRecipients adds the recipients' states to b.
@@ -181,7 +200,7 @@ func (q *Queue) stageRecipients(b *kv.Batch, m *pipeline.Message, e *live, recip
 			m.Trace.End(q.event(r, "quarantined", r.Hop.Why))
 			b.Set(quarantineKey(e.ID, r.Number), nil)
 		default:
-			b.Set(dueKey(r.at, r.hop, e.ID, r.Number), nil)
+			b.Set(dueKey(r.at, r.hop, e.ID, r.Number), r.note())
 		}
 		b.Set(recipientKey(e.ID, r.Number), r.append(make([]byte, 0, 64+len(r.Address)+len(r.Hop.Address))))
 	}

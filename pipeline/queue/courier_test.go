@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/storage"
 )
 
 // world is the other servers: a Courier that takes what a test does not refuse.
@@ -269,4 +270,18 @@ func TestDoneComesAfterTheSync(t *testing.T) {
 	if got := r.state(t, m.ID); got != "gone" {
 		t.Errorf("the entry is %s", got)
 	}
+}
+
+// waits returns what the first recipient of an entry waits for.
+func (r *rig) waits(t testing.TB, id string) queue.Wait {
+	t.Helper()
+	parsed, err := storage.ParseID(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	item, err := r.queue.Show(context.Background(), parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *item.Recipients[0].Waits
 }

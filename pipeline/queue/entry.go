@@ -34,7 +34,10 @@ type Recipient struct {
 	Attempts int                      `json:"attempts"`
 	Next     time.Time                `json:"next"` // due; zero: held
 	Last     string                   `json:"last,omitempty"`
-	Warned   bool                     `json:"warned"` // the sender was told that it is late
+	Warned   bool                     `json:"warned"`            // the sender was told that it is late
+	Since    time.Time                `json:"since,omitzero"`    // its time counts from here on, not from when the message came
+	Added    string                   `json:"added,omitempty"`   // the plugin that added it: the sender does not know of it
+	Instead  []string                 `json:"instead,omitempty"` // addresses that the sender knows, in whose place it was added
 
 	// In memory alone.
 	hop    string            // hopOf(&Hop)
@@ -44,10 +47,11 @@ type Recipient struct {
 }
 
 // The forms of records. Form 2 of an entry has REQUIRETLS, Verified and Login; form 2 of a recipient has
-// Hop.Via and Hop.Sender. Form 1 is still read.
+// Hop.Via and Hop.Sender, form 3 Since, Added and Instead. All are read. A recipient with none of those three is written in
+// form 2, so that what waits can still be read by who goes back a version.
 const (
 	entryForm     = 2
-	recipientForm = 2
+	recipientForm = 3
 	maxVariants   = 16 // of a message (RULES A4)
 )
 
@@ -101,7 +105,11 @@ func readID(d *codec.Decoder) (i storage.ID) {
 }
 
 func (r *Recipient) append(b []byte) []byte {
-	b = binary.AppendVarint(append(b, recipientForm), int64(r.Number))
+	form := byte(recipientForm)
+	if r.Since.IsZero() && r.Added == "" && len(r.Instead) == 0 {
+		form = 2
+	}
+	b = binary.AppendVarint(append(b, form), int64(r.Number))
 	b = codec.AppendString(b, r.Address)
 	b = codec.AppendStrings(b, r.Params.Notify)
 	b = codec.AppendString(b, r.Params.ORcpt)
@@ -116,7 +124,13 @@ func (r *Recipient) append(b []byte) []byte {
 	b = codec.AppendString(b, r.Last)
 	b = codec.AppendBool(b, r.Warned)
 	b = codec.AppendString(b, r.Hop.Via)
-	return codec.AppendString(b, r.Hop.Sender)
+	b = codec.AppendString(b, r.Hop.Sender)
+	if form == 2 {
+		return b
+	}
+	b = codec.AppendTime(b, r.Since)
+	b = codec.AppendString(b, r.Added)
+	return codec.AppendStrings(b, r.Instead)
 }
 
 func decodeRecipient(b []byte) (Recipient, error) {
@@ -135,8 +149,20 @@ func decodeRecipient(b []byte) (Recipient, error) {
 	if form >= 2 {
 		r.Hop.Via, r.Hop.Sender = d.String(), d.String()
 	}
+	if form >= 3 {
+		r.Since, r.Added, r.Instead = d.Time(), d.String(), d.Strings()
+	}
 	if r.Variant < 0 || r.Variant >= maxVariants || r.Attempts < 0 {
 		d.Fail()
 	}
 	return r, d.End("recipient of a queue entry")
+}
+
+// began is when a recipient's time began: after warn_after its sender is told, after give_up_after it fails. That of what was
+// released by hand begins with the release.
+func (e *Entry) began(r *Recipient) time.Time {
+	if !r.Since.IsZero() {
+		return r.Since
+	}
+	return e.Received
 }

@@ -46,7 +46,7 @@ func (q *Queue) tellRound(e *Entry, round []*result) {
 	for _, r := range round {
 		kind := sdk.EventDelivered
 		switch {
-		case r.fate == postponed && !r.parked.IsZero():
+		case r.fate == postponed && (r.still || !r.parked.IsZero()):
 			continue // nothing was tried
 		case r.fate == postponed:
 			kind = sdk.EventDeferred

@@ -55,6 +55,42 @@ func TestFormsOnDisk(t *testing.T) {
 	}
 }
 
+// TestNewestForm: what has more to say is written in form 3, the rest as it was.
+func TestNewestForm(t *testing.T) {
+	r := sampleRecipient()
+	r.Since, r.Added, r.Instead = time.Unix(3e9, 5).UTC(), "journal", []string{"x@example.test", "y@example.test"}
+	const more = "8a80e0e2de8692a25307" + "6a6f75726e616c" + "02" + "0e78406578616d706c652e74657374" + "0e79406578616d706c652e74657374"
+	if got, want := hex.EncodeToString(r.append(nil)), "03"+recipientForm1[2:]+"0b736d74703a2f2f683a32350e73406578616d706c652e74657374"+more; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got, err := decodeRecipient(r.append(nil)); err != nil || !reflect.DeepEqual(got, r) {
+		t.Errorf("it comes back as %+v, %v", got, err)
+	}
+}
+
+// TestNotes: what a due key says beside.
+func TestNotes(t *testing.T) {
+	at := time.Unix(6e7, 0)
+	for _, c := range []struct {
+		r    Recipient
+		want string
+	}{
+		{Recipient{}, ""}, {Recipient{Warned: true}, "0100000000"}, {Recipient{Since: at}, "00000f4240"}, {Recipient{Since: at, Warned: true}, "01000f4240"},
+	} {
+		got := c.r.note()
+		if hex.EncodeToString(got) != c.want {
+			t.Errorf("%+v: %x", c.r, got)
+		}
+		n := parseNote(got)
+		if n.warned != c.r.Warned || !c.r.Since.IsZero() && !n.began(storage.ID{}).Equal(at) {
+			t.Errorf("%x is read as %+v", got, n)
+		}
+	}
+	if n := parseNote([]byte("nonsense")); n != (note{}) {
+		t.Errorf("%+v", n)
+	}
+}
+
 // TestOlderForms: what an earlier version wrote is read.
 func TestOlderForms(t *testing.T) {
 	octets := func(s string) []byte {
@@ -86,6 +122,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(e.append(nil))
 	f.Add(r.append(nil))
 	f.Add(dueKey(7, localHop, e.ID, 9))
+	r.Since, r.Added, r.Instead = r.Next, "journal", []string{"x@example.test"}
+	f.Add(r.append(nil))
 	f.Add(append([]byte{recipientForm}, make([]byte, 60)...))
 	f.Add(append([]byte{1}, make([]byte, 60)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -103,6 +141,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		parseDue(b)
+		parseNote(b)
 	})
 }
 

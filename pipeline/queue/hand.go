@@ -202,6 +202,9 @@ func (h *hand) do(ctx context.Context, r *Recipient) error {
 	if !h.task.concerns(h.entry, r) {
 		return nil
 	}
+	if hop := hopOf(&r.Hop); hop != localHop && r.state() == stateQueued {
+		h.b.Delete(dueKey(h.q.dueMinute(hop, r.Next), hop, h.entry.ID, r.Number))
+	}
 	switch h.task.Verb {
 	case Hold:
 		r.Next = time.Time{}
@@ -210,6 +213,9 @@ func (h *hand) do(ctx context.Context, r *Recipient) error {
 	case Retry, Release:
 		if h.task.Force {
 			h.b.Delete(suppressKey(r.Hop.Address))
+		}
+		if h.task.Verb == Release {
+			r.Since = h.now
 		}
 		h.due(r)
 		h.say(r, string(h.task.Verb))
@@ -248,7 +254,7 @@ func (h *hand) release(ctx context.Context, r *Recipient, route Route) error {
 	h.say(r, "released")
 	for i, hop := range hops {
 		one := *r
-		one.Hop, one.Attempts, one.Last, one.Warned = hop, 0, "", false
+		one.Hop, one.Attempts, one.Last, one.Warned, one.Since = hop, 0, "", false, h.now
 		if i > 0 {
 			one.Number = h.free
 			h.free++
@@ -263,7 +269,7 @@ func (h *hand) due(r *Recipient) {
 	r.Next = h.now
 	h.set(r)
 	hop := hopOf(&r.Hop)
-	h.b.Set(dueKey(h.q.dueMinute(hop, h.now), hop, h.entry.ID, r.Number), nil)
+	h.b.Set(dueKey(h.q.dueMinute(hop, h.now), hop, h.entry.ID, r.Number), r.note())
 }
 
 func (h *hand) set(r *Recipient) { h.b.Set(recipientKey(h.entry.ID, r.Number), r.append(nil)) }

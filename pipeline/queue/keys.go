@@ -19,7 +19,7 @@ import (
 //
 //	queue/0/entry/ID              the entry (10 octets)
 //	queue/0/entry/ID/N            one recipient's state; N in 4 octets
-//	queue/0/due/MINUTE/HOP/ID/N   when it is due: minutes since 1970 in 4 octets; no value
+//	queue/0/due/MINUTE/HOP/ID/N   when it is due: minutes since 1970 in 4 octets; the value is a note
 //	queue/0/quarantine/ID/N       a recipient's copy is in quarantine; no value
 //	queue/0/told/ALIAS            when the owner of an alias was told last that a forward had failed
 //	queue/0/low                   MINUTE before which nothing is due
@@ -27,6 +27,9 @@ import (
 //
 // HOP is "local", or "@DOMAIN" for mail that leaves, with ">VIA" behind it where somebody fixed the next
 // hop. It has no slash, so that all keys of a minute and a hop are one range.
+//
+// A note says what the ID does not: whether its sender was told that it is late, and since when its time counts. So who looks for
+// those that are late reads keys and notes alone.
 //
 // A due key counts only if the recipient is there. That of a local recipient is not deleted when it is
 // settled: finished minutes go as a range, and the low-water mark keeps scans away from where they stood
@@ -156,3 +159,41 @@ func minuteOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0) / 60) }
 
 // useOf names the queue's use of a content.
 func useOf(id storage.ID) string { return "queue/" + string(id[:]) }
+
+// note is the value of a due key: empty, or one octet, 1 if the sender was told that it is late, and the minute in which its
+// time began in 4 octets, 0 if its ID says that. Earlier versions wrote none.
+type note struct {
+	warned bool
+	since  uint32
+}
+
+func (r *Recipient) note() []byte {
+	if !r.Warned && r.Since.IsZero() {
+		return nil
+	}
+	b := []byte{0}
+	if r.Warned {
+		b[0] = 1
+	}
+	since := uint32(0)
+	if !r.Since.IsZero() {
+		since = minuteOf(r.Since)
+	}
+	return binary.BigEndian.AppendUint32(b, since)
+}
+
+// parseNote reads the value of a due key. One that is malformed says nothing: then the record is asked.
+func parseNote(b []byte) (n note) {
+	if len(b) == 5 {
+		n.warned, n.since = b[0]&1 != 0, binary.BigEndian.Uint32(b[1:])
+	}
+	return n
+}
+
+// began is when the time of an entry began as far as its due key says so.
+func (n note) began(id storage.ID) time.Time {
+	if n.since != 0 {
+		return time.Unix(int64(n.since)*60, 0)
+	}
+	return id.Time()
+}

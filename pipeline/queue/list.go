@@ -34,7 +34,9 @@ type RecipientItem struct {
 	Attempts int       `json:"attempts"`
 	Next     time.Time `json:"next,omitzero"`
 	Last     string    `json:"last,omitempty"`
-	Why      string    `json:"why,omitempty"` // why it is in quarantine, or is to be bounced
+	Why      string    `json:"why,omitempty"`   // why it is in quarantine, or is to be bounced
+	Added    string    `json:"added,omitempty"` // the plugin that added it
+	Waits    *Wait     `json:"waits,omitempty"` // of Queue.Show alone
 }
 
 // List visits what is in the queue, oldest first, from a consistent view. It can
@@ -173,6 +175,6 @@ func (r *Recipient) item() RecipientItem {
 		hop += " via " + r.Hop.Via
 	}
 	return RecipientItem{
-		Address: r.Address, State: r.state(), Hop: hop, Why: r.Hop.Why, Attempts: r.Attempts, Next: r.Next, Last: r.Last,
+		Address: r.Address, State: r.state(), Hop: hop, Why: r.Hop.Why, Attempts: r.Attempts, Next: r.Next, Last: r.Last, Added: r.Added,
 	}
 }

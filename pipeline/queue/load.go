@@ -100,8 +100,9 @@ func (q *Queue) sweep(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 		next := to
-		for _, key := range keys {
+		for _, found := range keys {
 			looked++
+			key := found.key
 			label, at, _, ok := parseDue(key)
 			if !ok {
 				q.Logger.Error("queue key malformed", "stage", pipeline.StageQueue, "action", "skip", "why", fmt.Sprintf("%x", key))
@@ -139,7 +140,7 @@ func (q *Queue) refillHop(ctx context.Context, h *hop) error {
 	}
 	h.from = nowhere
 	q.mu.Unlock()
-	err := q.walkHop(ctx, h.label, from, now, func(at place) (bool, error) { return q.visit(ctx, h.label, at) }, &from)
+	err := q.walkHop(ctx, h.label, from, now, func(at place, _ note) (bool, error) { return q.visit(ctx, h.label, at) }, &from)
 	if err != nil {
 		q.mu.Lock()
 		q.note(h, from)
@@ -150,7 +151,7 @@ func (q *Queue) refillHop(ctx context.Context, h *hop) error {
 
 // walkHop visits the entries with due keys of a hop from a place to the end of a minute, until visit returns false.
 // at is where it is.
-func (q *Queue) walkHop(ctx context.Context, label string, from place, to uint32, visit func(place) (bool, error), at *place) error {
+func (q *Queue) walkHop(ctx context.Context, label string, from place, to uint32, visit func(place, note) (bool, error), at *place) error {
 	const few, many = 4, 256
 	key, end, n := placeKey(label, from), dueBound(to+1), few
 	for bytes.Compare(key, end) < 0 {
@@ -159,7 +160,8 @@ func (q *Queue) walkHop(ctx context.Context, label string, from place, to uint32
 			return err
 		}
 		key, n = nil, min(2*n, many)
-		for _, k := range keys {
+		for _, found := range keys {
+			k := found.key
 			other, p, _, ok := parseDue(k)
 			if !ok || other != label { // the end of our part of a minute, or of one in which we have none
 				group := placeKey(label, place{minute: p.minute})
@@ -173,21 +175,27 @@ func (q *Queue) walkHop(ctx context.Context, label string, from place, to uint32
 				break
 			}
 			*at = p
-			if more, err := visit(p); err != nil || !more {
+			if more, err := visit(p, found.note); err != nil || !more {
 				return err
 			}
 		}
 		if key == nil {
-			key = append(keys[len(keys)-1], 0)
+			key = append(keys[len(keys)-1].key, 0)
 		}
 	}
 	return nil
 }
 
+// dueFound is a due key and its note.
+type dueFound struct {
+	key []byte
+	note
+}
+
 // keys returns up to n keys of [from, to).
-func (q *Queue) keys(ctx context.Context, from, to []byte, n int) (keys [][]byte, err error) {
-	err = q.Store.KV().Scan(ctx, from, to, false, func(key, _ []byte) (bool, error) {
-		keys = append(keys, append(make([]byte, 0, len(key)+1), key...))
+func (q *Queue) keys(ctx context.Context, from, to []byte, n int) (keys []dueFound, err error) {
+	err = q.Store.KV().Scan(ctx, from, to, false, func(key, value []byte) (bool, error) {
+		keys = append(keys, dueFound{append(make([]byte, 0, len(key)+1), key...), parseNote(value)})
 		return len(keys) < n, ctx.Err()
 	})
 	if err != nil {

@@ -163,6 +163,9 @@ func (m *model) upkeep() {
 	if err := errors.Join(m.q.load(ctx), m.q.tidy(ctx)); err != nil {
 		m.t.Fatal(err)
 	}
+	if err := m.q.reviewLate(ctx); err != nil {
+		m.t.Fatal(err)
+	}
 	for len(m.q.remote.reviews) > 0 {
 		for _, h := range m.q.suspendedHops(<-m.q.remote.reviews) {
 			if err := m.q.reviewHop(ctx, h); err != nil {

@@ -24,14 +24,14 @@ const (
 	NoticeDelayed                         // the message is late
 	NoticeDelivered                       // it is in a mailbox, and the sender asked to be told
 	NoticeRelayed                         // a server has it that sends no reports, and the sender asked to be told
-	NoticeKept                            // for the owner of an alias, not for the sender: a forward failed, the copy is in quarantine
+	NoticeKept                            // for the owner of an alias, or the postmaster, not for the sender: the copy is in quarantine
 )
 
 // Notice is what somebody shall be told about a message after one round of
 // attempts: one notice, however many recipients it is about (RULES A8).
 type Notice struct {
 	Entry *Entry
-	To    string // the sender; for NoticeKept the owner of the alias
+	To    string // the sender; for NoticeKept the owner of the alias, or the postmaster if a plugin has added the recipient
 	About []About
 }
 
@@ -67,6 +67,13 @@ func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*resul
 		if r.tell == 0 {
 			continue
 		}
+		if r.unknown() {
+			r.untold("plugin " + r.Added + " has added it, the sender does not know of it")
+			if r.fate == quarantined {
+				kept = append(kept, r)
+			}
+			continue
+		}
 		if why := q.unwanted(e, r); why != "" {
 			r.say("not notified", why)
 			continue
@@ -79,7 +86,7 @@ func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*resul
 			continue
 		}
 		told = append(told, r)
-		n.About = append(n.About, q.about(e, r))
+		n.About = append(n.About, q.about(e, r)...)
 	}
 	defer func() {
 		if err != nil {
@@ -117,13 +124,34 @@ func (q *Queue) notify(ctx context.Context, b *kv.Batch, e *live, round []*resul
 	return all, nil
 }
 
-func (q *Queue) about(e *live, r *result) About {
+// about is what a notice says of a recipient. Of one who stands in others' places it speaks as of them, and has no word
+// of where their mail went (RFC 3464 section 4.2).
+func (q *Queue) about(e *live, r *result) (list []About) {
 	a := About{Kind: r.tell, Recipient: r.Recipient, Outcome: r.outcome}
 	if r.tell == NoticeDelayed {
 		t := q.timetable(e.Pipeline, r.domain())
-		a.Until = e.Received.Add(t.giveUpAfter)
+		a.Until = e.began(r.Recipient).Add(t.giveUpAfter)
 	}
-	return a
+	for i, address := range r.Instead {
+		one, known := a, *r.Recipient
+		known.Address = address
+		if i > 0 {
+			known.Params.ORcpt = "" // the first one's
+		}
+		one.Recipient = &known
+		one.Outcome.Reply, one.Outcome.Remote, one.Outcome.Text = "", "", ""
+		if class, _, ok := strings.Cut(a.Outcome.Status, "."); ok {
+			one.Outcome.Status = class + ".0.0"
+		}
+		if r.tell == NoticeFailed || r.tell == NoticeDelayed {
+			one.Outcome.Text = "It could not be delivered to where mail for this address goes."
+		}
+		list = append(list, one)
+	}
+	if len(list) == 0 {
+		list = []About{a}
+	}
+	return list
 }
 
 // generate makes a notice and adds it to b; nil means that nobody can be told.
@@ -160,19 +188,38 @@ func (r *Recipient) isForward() bool {
 	return r.Hop.Kind == pipeline.HopRemote && sameAddress(r.Hop.Address) != sameAddress(r.Address)
 }
 
+// unknown reports whether a plugin has added the recipient beside those whom the sender knows: where copies go is nobody's business
+// outside, so he hears nothing of it.
+func (r *Recipient) unknown() bool { return r.Added != "" && len(r.Instead) == 0 }
+
 // ownersPatience is how often the owner of an alias is told at most that forwards fail.
 const ownersPatience = 24 * time.Hour
 
-// tellOwner adds to b a word to the owner of an alias, if there was none today.
+// ownerOf returns who is told in the sender's place, and under which key it stands when that was.
+func (q *Queue) ownerOf(r *result) (owner string, key []byte) {
+	key = append(key, toldPrefix...)
+	switch {
+	case q.Notify == nil:
+	case r.unknown():
+		key = append(key, "plugin/"...)
+		if q.Manager != nil {
+			owner = q.Manager()
+		}
+	case q.Owner != nil:
+		owner = q.Owner(r.Address)
+	}
+	if strings.EqualFold(owner, r.Hop.Address) { // that is who can't be reached
+		owner = ""
+	}
+	return owner, append(key, strings.ToLower(r.Address)...)
+}
+
+// tellOwner adds to b a word to the owner of an alias, or to postmaster, if there was none today.
 func (q *Queue) tellOwner(ctx context.Context, b *kv.Batch, e *live, r *result) (*generated, error) {
-	if q.Owner == nil {
+	owner, key := q.ownerOf(r)
+	if owner == "" {
 		return nil, nil
 	}
-	owner := q.Owner(r.Address)
-	if owner == "" || strings.EqualFold(owner, r.Hop.Address) { // that is who can't be reached
-		return nil, nil
-	}
-	key := append([]byte(toldPrefix), strings.ToLower(r.Address)...)
 	value, err := q.Store.KV().Get(ctx, key)
 	if err != nil && !errors.Is(err, kv.ErrNotFound) {
 		return nil, fmt.Errorf("read when the owner of %s was told: %w", r.Address, err)
@@ -206,7 +253,7 @@ func (q *Queue) success(ctx context.Context, e *live, r *Recipient) (*generated,
 		return nil, nil
 	}
 	var b kv.Batch
-	g, _, err := q.generate(ctx, &b, &Notice{Entry: &e.Entry, To: e.Sender, About: []About{q.about(e, one)}})
+	g, _, err := q.generate(ctx, &b, &Notice{Entry: &e.Entry, To: e.Sender, About: q.about(e, one)})
 	if g != nil {
 		g.batch = b
 	}

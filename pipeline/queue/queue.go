@@ -101,6 +101,7 @@ type Options struct {
 
 	Notify  Notifier                  // makes DSNs; nil: none are sent
 	Owner   func(alias string) string // who is told that forwards of an alias fail; nil: nobody
+	Manager func() string             // who is told that mail for recipients whom plugins have added fails; nil or "": nobody
 	Local   func(domain string) bool  // whether a domain is ours, so that its addresses are never suppressed; nil: none is
 	Workers int                       // for mailbox hops; 0: 4
 	Window  int                       // entries for mailboxes in memory; 0: 10,000

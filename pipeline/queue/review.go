@@ -10,7 +10,7 @@ import (
 
 // What waits for a suspended site is not touched: it stays on disk under its due keys. But senders are to be told
 // that it is late, and in the end that it failed. So each time a site is suspended again its entries are reviewed. An
-// entry's age stands in its ID, and its due key says about when it was looked at last; so the keys alone say which
+// entry's age stands in its ID, and the note of its due key says whether its sender was told; so keys and notes alone say which
 // entries can't need a word, and a review of a hundred thousand is a scan of a few megabytes.
 
 // suspended asks for a review of a site.
@@ -24,10 +24,16 @@ func (r *remote) suspended(st *site) {
 // review looks through what waits for suspended sites until ctx ends.
 func (q *Queue) review(ctx context.Context) {
 	defer q.wg.Done()
+	look := time.NewTicker(q.Tick)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-look.C:
+			if err := q.reviewLate(ctx); err != nil && ctx.Err() == nil {
+				q.Logger.Error("review failed", "stage", pipeline.StageQueue, "action", "retry", "why", err)
+			}
 		case key := <-q.remote.reviews:
 			for _, h := range q.suspendedHops(key) {
 				if err := q.reviewHop(ctx, h); err != nil && ctx.Err() == nil {
@@ -68,12 +74,10 @@ func (q *Queue) reviewHop(ctx context.Context, h parked) error {
 	now := q.Now()
 	var last storage.ID
 	at := h.from
-	return q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place) (bool, error) {
-		t := q.timetable(h.pipeline, h.domain)
-		age := now.Sub(p.id.Time())
-		due := time.Unix(int64(p.minute)*60, 0).Sub(p.id.Time()) // how old it was then
-		decided := due - t.retryMax - t.retryMax/8 - time.Minute // and at least, when that was decided
-		warn := t.warnAfter > 0 && age >= t.warnAfter && decided < t.warnAfter
+	t := q.timetable(h.pipeline, h.domain)
+	return q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place, n note) (bool, error) {
+		age := now.Sub(n.began(p.id))
+		warn := t.warnAfter > 0 && age >= t.warnAfter && !n.warned
 		if p.id == last || !warn && age < t.giveUpAfter {
 			return true, ctx.Err()
 		}
@@ -93,7 +97,7 @@ func (q *Queue) reviewEntry(ctx context.Context, h parked, at place) error {
 	var round []*result
 	for _, r := range e.of(p) {
 		t := q.timetable(e.Pipeline, r.domain())
-		age := now.Sub(e.Received)
+		age := now.Sub(e.began(r))
 		if r.Next.After(now) || r.unsure && !q.makeSure(ctx, e, r) ||
 			age < t.giveUpAfter && (r.Warned || t.warnAfter <= 0 || age < t.warnAfter) {
 			continue
@@ -117,8 +121,11 @@ func (q *Queue) borrow(ctx context.Context, label string, at place) (*part, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[at.id]
+	h := s.hops[label]
 	switch {
 	case s.seized[at.id] || s.closed:
+		return nil, nil
+	case h == nil || !h.suspended(s.now()): // it is tried soon; or nobody knows any more that it is suspended, and it would stay in memory
 		return nil, nil
 	case e == nil:
 		var err error

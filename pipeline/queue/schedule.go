@@ -25,9 +25,10 @@ type schedule struct {
 	waiting byDue
 	remote  remote
 	memory  memory
-	hungry  []*hop // more of them is on disk than here, and there is room
-	lost    bool   // an entry could not be read back: all is to be read again
-	lag     bool   // due minutes were not read to their end yet
+	hungry  []*hop    // more of them is on disk than here, and there is room
+	lost    bool      // an entry could not be read back: all is to be read again
+	lag     bool      // due minutes were not read to their end yet
+	looked  time.Time // when somebody looked for what is late
 
 	low      uint32 // minute before which nothing is due, nor will be
 	lowLocal uint32 // the same for what stays here

@@ -20,6 +20,7 @@ type result struct {
 	ours       bool      // a delay is our own failure: the next attempt comes soon
 	attempted  bool      // by another server; it counts as an attempt
 	parked     time.Time // if not zero: nothing was tried, its next hop is suspended until then
+	still      bool      // nothing was tried, and it waits as before; its sender is told that it is late
 
 	fate    fate
 	next    time.Time  // for postponed
@@ -120,8 +121,13 @@ func (q *Queue) admitNotice(n *generated, about storage.ID, pos kv.Pos, err erro
 func (q *Queue) decide(e *live, r *result, round []*result, now time.Time, luck float64) {
 	t := q.timetable(e.Pipeline, r.domain())
 	r.now = now
-	age := r.now.Sub(e.Received)
+	age := r.now.Sub(e.began(r.Recipient))
 	switch o := &r.outcome; {
+	case r.still:
+		r.fate, r.next, r.at = postponed, r.Next, r.Recipient.at
+		r.tell, r.warned = NoticeDelayed, true
+		r.say("waits", o.Text)
+		return
 	case o.Kind == pipeline.Gone:
 		r.fate = quarantined
 		r.say("quarantined", o.Text)
@@ -132,14 +138,14 @@ func (q *Queue) decide(e *live, r *result, round []*result, now time.Time, luck 
 		if !r.ours {
 			wait = t.wait(r.Attempts)
 		}
-		r.next = t.open(now.Add(spread(wait, luck)))
+		if t.warnAfter > 0 && age >= t.warnAfter && !r.Warned {
+			r.tell, r.warned = NoticeDelayed, true
+		}
+		r.next = t.turn(now.Add(spread(wait, luck)), e.began(r.Recipient), r.Warned || r.warned)
 		if r.parked.After(r.now) {
 			r.next = r.parked
 		}
 		r.at = max(minuteOf(r.next), r.Recipient.at)
-		if t.warnAfter > 0 && age >= t.warnAfter && !r.Warned {
-			r.tell, r.warned = NoticeDelayed, true
-		}
 	case o.Kind == pipeline.Delivered:
 		r.fate = finished
 		r.tell = successOf(e, r.Recipient, o, round)
@@ -193,7 +199,7 @@ func (q *Queue) write(b *kv.Batch, e *live, round []*result) {
 			after := r.after()
 			b.Set(recipientKey(e.ID, r.Number), after.append(nil))
 			if r.fate == postponed {
-				b.Set(dueKey(r.at, r.hop, e.ID, r.Number), nil)
+				b.Set(dueKey(r.at, r.hop, e.ID, r.Number), after.note())
 			}
 		}
 	}
@@ -209,7 +215,10 @@ func (r *result) after() Recipient {
 	after := *r.Recipient
 	switch r.fate {
 	case postponed:
-		after.Next, after.at, after.Last, after.Warned = r.next, r.at, r.outcome.Text, r.Warned || r.warned
+		after.Next, after.at, after.Warned = r.next, r.at, r.Warned || r.warned
+		if !r.still {
+			after.Last = r.outcome.Text
+		}
 	case quarantined:
 		after.Hop.Kind, after.Hop.Why, after.Next = pipeline.HopQuarantine, r.outcome.Text, time.Time{}
 	}
@@ -220,7 +229,11 @@ func (r *result) after() Recipient {
 func (q *Queue) obey(e *live, round []*result) {
 	for _, r := range round {
 		r.settled = true
-		q.Logger.Info("attempt", "id", e.ID, "stage", pipeline.StageDeliver, "action", r.action(), "to", r.Address, "why", r.outcome.Text)
+		event := "attempt"
+		if r.still {
+			event = "late"
+		}
+		q.Logger.Info(event, "id", e.ID, "stage", pipeline.StageDeliver, "action", r.action(), "to", r.Address, "why", r.outcome.Text)
 		switch r.fate {
 		case postponed:
 			*r.Recipient = r.after()

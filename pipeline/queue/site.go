@@ -28,6 +28,7 @@ type site struct {
 	used       time.Time
 	fresh      time.Time // when something new came for it
 
+	since time.Time // it is as it is: slow, or not to be reached
 	until time.Time // nothing is begun before
 	why   string    // it can't be used, or is slow
 	last  pipeline.Outcome
@@ -101,6 +102,9 @@ func (st *site) slow(why string, now time.Time, luck float64) {
 	if now.Before(st.until) {
 		return // others have said so already
 	}
+	if st.pauses == 0 {
+		st.since = now
+	}
 	st.allowed = max(1, st.allowed/2)
 	pause := min(firstPause<<min(st.pauses, 10), longestPause)
 	st.pauses++
@@ -109,6 +113,9 @@ func (st *site) slow(why string, now time.Time, luck float64) {
 
 // fail suspends it.
 func (st *site) fail(s *pipeline.Sent, t *timetable, now time.Time, luck float64) {
+	if st.failures == 0 {
+		st.since = now
+	}
 	st.failures++
 	st.round++
 	st.allowed, st.slowed = 1, false
@@ -195,16 +202,4 @@ func (q *Queue) Sites() []Site {
 	}
 	slices.SortFunc(all, func(a, b Site) int { return strings.Compare(a.Key, b.Key) })
 	return all
-}
-
-// Waits says why mail for a recipient does not leave at the moment although it is due, or "".
-func (q *Queue) Waits(r *pipeline.Hop) string {
-	s := &q.schedule
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := s.hops[hopOf(r)]
-	if h == nil || !h.suspended(s.now()) {
-		return ""
-	}
-	return h.site.why + "; next attempt " + h.site.until.UTC().Format(time.RFC3339)
 }

@@ -62,9 +62,10 @@ func TestSuspendedSite(t *testing.T) {
 	if in, _ := r.queue.Depth(); in > 2 {
 		t.Errorf("%d entries in memory", in)
 	}
-	hop := to("x@example.net")
-	if why := r.queue.Waits(&hop); !strings.Contains(why, "timed out") {
-		t.Errorf("waits: %q", why)
+	late := r.list(t)[n]
+	if w := r.waits(t, late.ID); w.For != queue.WaitHop || w.NextHop != "mx.example.net" || !strings.Contains(w.Last, "timed out") ||
+		!w.Until.Equal(s.Next) || !w.Since.Equal(late.Recipients[0].Next) {
+		t.Errorf("waits: %+v", w)
 	}
 	for range 3 { // probes: one each
 		c.add(3 * time.Hour)
@@ -330,6 +331,7 @@ func TestFairness(t *testing.T) {
 	}
 	send("meek@example.test", "meek", "a@example.net")
 	send("hog@example.test", "elsewhere", "a@other.example")
+	eventually(t, "the next hop of both", func() bool { return r.site("mx").Domains == 2 })
 	close(hold)
 	r.empty(t)
 	place := map[string]int{}

@@ -128,6 +128,17 @@ func (t *timetable) open(at time.Time) time.Time {
 	return at
 }
 
+// turn returns when somebody has to look at a recipient again that is not tried before at: in the destination's hours, or before,
+// when it gets late, so that its sender is told in time. It can't be sent then: site.may asks for the hours too.
+func (t *timetable) turn(at, began time.Time, warned bool) time.Time {
+	open := t.open(at)
+	late := later(began.Add(t.warnAfter), at)
+	if t.warnAfter > 0 && !warned && late.Before(open) {
+		return late
+	}
+	return open
+}
+
 func (t *timetable) within(at time.Time) bool {
 	if len(t.windows) == 0 {
 		return true

@@ -17,6 +17,7 @@ type hop struct {
 	hungry bool  // among schedule.hungry
 	used   time.Time
 	fresh  time.Time // when something new came for it
+	looked time.Time // when somebody looked whether what waits for it is late
 
 	lanes map[string]*lane // of those that are ready, by sender
 	turns list.List        // of *lane: whose turn it is
