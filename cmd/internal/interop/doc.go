@@ -47,7 +47,8 @@
 //	E2.1  who is trusted: pipeline/listen TestValidate; every trick: pipeline/route TestRelayControl
 //	E2.3  pipeline/queue bounce_test.go, pipeline/dsn TestNobodyIsTold; E2.2: pipeline/queue notice_test.go, settle_test.go
 //	E2.4  pipeline/route forward_test.go, table_test.go, pipeline/deliver/mx TestSelfByAddress
-//	E2.5  nothing here answers by itself but with notices and reports, all Auto-Submitted and from the null sender
+//	E2.5  nothing here answers by itself but with notices, reports and alerts, all Auto-Submitted and
+//	      from the null sender: pipeline/dsn, pipeline/events TestLetter, pipeline/report TestDMARC
 //	E2.6  pipeline/report find_test.go, target_test.go, dmarc TestHostile; pipeline/deliver unreported_test.go
 //	E4.1  pipeline/authenticate spfcost_test.go, spfsuite_test.go, authenticate_test.go
 //	E4.2  pipeline/authenticate dkim_test.go, review_test.go, dkim/signature_test.go; E4.3: replay_test.go
