@@ -44,8 +44,10 @@
 //
 // What needs no program is held by the package that owns the rule, and the tests there name the drill (grep -r 'DRILLS E5.5'):
 //
-//	E2.1  who is trusted: pipeline/listen TestValidate; every trick: pipeline/route TestRelayControl
-//	E2.3  pipeline/queue bounce_test.go, pipeline/dsn TestNobodyIsTold; E2.2: pipeline/queue notice_test.go, settle_test.go
+//	E2.1  who is trusted: pipeline/listen TestValidate; every trick: pipeline/route TestRelayControl; what check refuses:
+//	      cmd/internal/config/testdata/bad/open-relay.toml
+//	E2.2  pipeline/queue notice_test.go, settle_test.go, pipeline fold_test.go; E2.3: pipeline/queue bounce_test.go,
+//	      pipeline/dsn TestNobodyIsTold
 //	E2.4  pipeline/route forward_test.go, table_test.go, pipeline/deliver/mx TestSelfByAddress
 //	E2.5  nothing here answers by itself but with notices, reports and alerts, all Auto-Submitted and
 //	      from the null sender: pipeline/dsn, pipeline/events TestLetter, pipeline/report TestDMARC
