@@ -273,3 +273,15 @@ func TestBuiltins(t *testing.T) {
 		t.Errorf("the defaults ask %v", askedBy)
 	}
 }
+
+// TestSuppressReason: a reason is one line of the list, whatever was typed.
+func TestSuppressReason(t *testing.T) {
+	name := writeConfig(t, testConfig)
+	if code, _, stderr := sluice(t, "", "--config", name, "suppress", "add", "bob@example.net", "--reason", "has left\r\neve@example.net  suppressed"); code != exitDone {
+		t.Fatalf("%d, %q", code, stderr)
+	}
+	code, stdout, stderr := sluice(t, "", "--config", name, "suppress", "list")
+	if code != exitDone || strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "has left? eve@example.net suppressed") {
+		t.Errorf("%d, %q, %q", code, stdout, stderr)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,7 @@ func suppressListOperation() operation {
 
 func suppressAddOperation() operation {
 	return operation{"suppress/add", typedDesk(func(ctx context.Context, d *desk, r suppressRequest, emit func(any) error) error {
-		s, err := d.queue.Suppress(ctx, r.Address, plain(r.Reason), r.For)
+		s, err := d.queue.Suppress(ctx, r.Address, strings.Join(strings.Fields(plain(r.Reason)), " "), r.For)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func (c *Config) checkPlugins(builtins []string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plugin)) {
 		if !asked[name] && !c.src.failed() {
-			c.src.warnf(keys("plugin", name), "is asked by no pipeline, so it is not started; name it in plugins = [...] of a stage")
+			c.src.warnf(keys("plugin", name), "is asked by no pipeline: it is started, and asked about no message; name it in plugins = [...] of a stage")
 		}
 	}
 }
