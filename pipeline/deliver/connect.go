@@ -258,6 +258,8 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 	reply, err := s.conn.StartTLS(ctx, p.Config(d.target.host.Name))
 	switch {
 	case err == nil && reply.Code == 220:
+	case err == nil && reply.Code == 421: // it has closed (RFC 5321 section 3.8), and said nothing about TLS
+		return false, d.refused("STARTTLS", reply)
 	case err == nil:
 		d.learn(s, tlspolicy.Result{Offered: true, Err: errors.New("STARTTLS: " + reply.String())})
 		if !p.Plain() {

@@ -92,7 +92,10 @@ func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 		if len(batch) == 0 {
 			continue // whoever was left has got an answer
 		}
-		if !s.conn.Usable() || s.conn.Used >= s.most {
+		if s.conn.Used == 0 && !s.conn.Usable() { // another one would do no better, and another, until there is no time left
+			return moveOn, d.lost(atHello.String(), errClosed, "4.4.2")
+		}
+		if s.conn.Used > 0 && (!s.conn.Usable() || s.conn.Used >= s.most) {
 			return spent, nil
 		}
 		t := a.transaction(s, batch)
