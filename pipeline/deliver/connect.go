@@ -273,10 +273,10 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 	default:
 		d.learn(s, tlspolicy.Result{Offered: true, Err: err})
 		if !p.Plain() {
-			return false, d.unsafe(clean(err.Error()), err)
+			return false, d.unsafe(ofTLS(err), err)
 		}
 		d.plain = true
-		d.clear(clean(err.Error()))
+		d.clear(ofTLS(err))
 		return true, nil
 	}
 	d.secured(s)
@@ -297,7 +297,7 @@ func (d *dialer) implicit(ctx context.Context, raw net.Conn) (net.Conn, *trouble
 	if err := conn.HandshakeContext(ctx); err != nil {
 		err = &wire.HandshakeError{Err: err}
 		d.learn(nil, tlspolicy.Result{Offered: true, Err: err})
-		return nil, d.unsafe(clean(err.Error()), err)
+		return nil, d.unsafe(ofTLS(err), err)
 	}
 	return conn, nil
 }

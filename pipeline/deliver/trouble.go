@@ -56,6 +56,15 @@ func (d *dialer) unsafe(text string, err error) *trouble {
 	return t
 }
 
+// ofTLS says why there is no TLS, as cause does: errors of the network have our address and port in them, and this goes into notices.
+func ofTLS(err error) string {
+	var handshake *wire.HandshakeError
+	if errors.As(err, &handshake) {
+		return "TLS handshake: " + cause(handshake.Err)
+	}
+	return cause(err)
+}
+
 // refused is a server that turns the connection away. Only 521 says for certain that it never takes mail (RFC 7504); 554 in the
 // greeting (RFC 5321 section 3.1) is what a list that has us by mistake says too, or a server that is being worked on, and
 // would return all that waits for it.
@@ -80,7 +89,7 @@ func cause(err error) string {
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "it took too long"
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), err == io.EOF:
 		return "the connection was closed"
 	case errors.Is(err, context.Canceled):
 		return "given up"
