@@ -130,7 +130,7 @@ func (d *dialer) try(ctx context.Context) (s *session, again bool, t *trouble) {
 		}
 		conn = secure
 	}
-	s = &session{key: d.key, raw: raw, name: d.name(), note: d.note, most: d.a.config.MaxMessages, keep: d.a.config.Keep.Std()}
+	s = &session{key: d.key, raw: raw, name: d.name(), note: d.note, old: d.old, most: d.a.config.MaxMessages, keep: d.a.config.Keep.Std()}
 	s.conn = wire.New(conn, wire.Options{Hostname: d.r.Hostname, LMTP: d.key.lmtp, Times: d.r.Times})
 	release := s.conn.Bind(ctx)
 	defer release()

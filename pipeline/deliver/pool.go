@@ -37,6 +37,7 @@ type session struct {
 	source string // of the policy that tls is about
 	state  *tls.ConnectionState
 	note   string        // why it has no TLS where that was tried, or ""
+	old    bool          // it closed at EHLO and took HELO: nobody knows what it can
 	most   int           // transactions
 	keep   time.Duration // between two
 	taken  int           // recipients that it took when it said that there were too many; 0: it did not

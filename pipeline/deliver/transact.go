@@ -133,10 +133,14 @@ func (a *attempt) postpone() {
 	a.open = a.open[:0]
 }
 
-// fitting returns the next recipients for this server. Those whose mail it cannot take as it is get their answer now (RULES A6).
+// fitting returns the next recipients for this server. Those whose mail it cannot take as it is get their answer now (RULES A6):
+// for good, unless it closed at EHLO, as a server does that has no time for us.
 func (a *attempt) fitting(s *session, d *dialer, limit int) []int {
 	x := &s.conn.Extensions
-	text, status := "", ""
+	text, status, kind := "", "", pipeline.Failed
+	if s.old {
+		kind = pipeline.Delayed
+	}
 	switch {
 	case x.Size > 0 && a.content.Size > x.Size:
 		text, status = fmt.Sprintf("the message has %d octets, and it takes %d", a.content.Size, x.Size), "5.3.4"
@@ -148,9 +152,9 @@ func (a *attempt) fitting(s *session, d *dialer, limit int) []int {
 	for _, i := range a.open {
 		switch {
 		case status != "":
-			a.settle(i, s, d, pipeline.Failed, text, status, wire.Reply{})
+			a.settle(i, s, d, kind, text, status, wire.Reply{})
 		case !x.UTF8 && !ascii(a.recipients[i].Address):
-			a.settle(i, s, d, pipeline.Failed, "the address is internationalized, and it does not offer SMTPUTF8", "5.6.7", wire.Reply{})
+			a.settle(i, s, d, kind, "the address is internationalized, and it does not offer SMTPUTF8", "5.6.7", wire.Reply{})
 		}
 	}
 	a.close()
