@@ -109,6 +109,12 @@ func ofKind(status string, kind pipeline.OutcomeKind) string {
 	return string(class) + status[1:]
 }
 
+// lacksTLS reports whether a server refuses mail for want of TLS (530, RFC 3207 section 4; X.7.10 in the registry of RFC 5248) which we
+// tried to start and could not: the next time it may be there.
+func (s *session) lacksTLS(r wire.Reply) bool {
+	return s.note != "" && s.state == nil && (r.Code == 530 || r.Status == "5.7.10")
+}
+
 // slowing reports whether a reply asks for less: 421 (too many connections, in most cases; RFC 5321 section 3.8),
 // 4.7.x (rates and reputation) and 4.3.2 (RFC 3463).
 func slowing(r wire.Reply) bool {

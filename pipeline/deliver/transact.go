@@ -220,7 +220,7 @@ func (a *attempt) transaction(s *session, batch []int) wire.Transaction {
 // apply turns what a server said into outcomes. A trouble leaves those without one to the next server.
 func (a *attempt) apply(s *session, d *dialer, batch []int, r *wire.Result) *trouble {
 	defer a.close()
-	if m := r.Mail; m.Permanent() {
+	if m := r.Mail; m.Permanent() && !s.lacksTLS(m) {
 		for _, i := range a.open { // those of further transactions too: the sender is the same
 			a.settle(i, s, d, pipeline.Failed, "", statusOf(m, atMail), m)
 		}
@@ -244,9 +244,9 @@ func (a *attempt) apply(s *session, d *dialer, batch []int, r *wire.Result) *tro
 			s.taken = accepted
 		case tooMany(reply): // also as 552, which means never otherwise (RFC 5321 section 4.5.3.1.10)
 			a.settle(i, s, d, pipeline.Delayed, "", statusOf(reply, at), reply)
-		case reply.Permanent():
+		case reply.Permanent() && !s.lacksTLS(reply):
 			a.settle(i, s, d, pipeline.Failed, "", statusOf(reply, at), reply)
-		case reply.Code == 421:
+		case reply.Code == 421, reply.Permanent():
 			goodbye = a.failing(s, d, reply, nil, at)
 		case reply.Temporary():
 			a.settle(i, s, d, pipeline.Delayed, "", statusOf(reply, at), reply)
