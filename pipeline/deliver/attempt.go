@@ -188,6 +188,9 @@ func (a *attempt) call(ctx context.Context, d dialer) (heard bool) {
 			return t.reply.Code != 0
 		}
 		a.giveBack() // of a server before
+		if d.whole {
+			s.conn.Extensions.Chunking = false
+		}
 		release := s.conn.Bind(ctx)
 		verdict, t := a.transact(s, &d)
 		release()

@@ -27,6 +27,7 @@ type dialer struct {
 	key    sessionKey
 	old    bool // HELO in place of EHLO
 	plain  bool // no TLS, because it failed
+	whole  bool // DATA in place of BDAT, which it does not know
 	note   string
 }
 

@@ -73,7 +73,7 @@ type verdict uint8
 const (
 	settled verdict = iota // everybody has an answer, or the server has said all it will say
 	moveOn                 // some have none, and the next server may have
-	stale                  // the connection was dead before anything was said on it
+	stale                  // the connection was dead before anything was said on it, or of no use: another one is made
 	spent                  // the connection has had all its transactions, and some recipients need another
 )
 
@@ -102,6 +102,10 @@ func (a *attempt) transact(s *session, d *dialer) (verdict, *trouble) {
 		first := s.reused
 		result := s.conn.Send(&t)
 		s.reused = false
+		if result.NoBDAT && !d.whole {
+			d.whole = true
+			return stale, nil
+		}
 		if first && result.Mail.Code == 0 && result.Err != nil || first && result.Mail.Code == 421 {
 			return stale, nil
 		}

@@ -30,12 +30,13 @@ type Transaction struct {
 
 // Result is what came of a transaction, as far as it went.
 type Result struct {
-	Mail  Reply
-	Rcpt  []Reply // for each recipient
-	Data  Reply   // to DATA; 354, or why not. With BDAT it stays zero
-	Final []Reply // after the content; SMTP: one for all. LMTP: one for each recipient
-	Ended bool    // the end of the content was sent: without a Final reply nobody knows whether the message was taken
-	Err   error   // of the connection; a *ContentError is ours
+	Mail   Reply
+	Rcpt   []Reply // for each recipient
+	Data   Reply   // to DATA; 354, or why not. With BDAT it stays zero
+	Final  []Reply // after the content; SMTP: one for all. LMTP: one for each recipient
+	Ended  bool    // the end of the content was sent: without a Final reply nobody knows whether the message was taken
+	NoBDAT bool    // it offered BDAT and does not know it: it did not take the message, and the connection is broken
+	Err    error   // of the connection; a *ContentError is ours
 }
 
 // Answer returns what was said to the content for the recipient of that index; zero: nothing.
@@ -348,12 +349,13 @@ func (c *Conn) deliver(t *Transaction, r *Result, chunked bool, accepted int) er
 		return fmt.Errorf("send the content: %w", err)
 	}
 	r.Ended = true
-	return c.readFinal(r)
+	return c.readFinal(r, chunked)
 }
 
 // readFinal reads the replies to the end of the content: one, or with LMTP one for each recipient who was accepted, in
-// order (RFC 2033 section 4.2).
-func (c *Conn) readFinal(r *Result) error {
+// order (RFC 2033 section 4.2). A server that does not know BDAT after all, for somebody in between made its offer, takes the content
+// for commands: what it says to that is nothing to be read.
+func (c *Conn) readFinal(r *Result, chunked bool) error {
 	n := 1
 	if c.options.LMTP {
 		n = len(r.Rcpt)
@@ -372,6 +374,10 @@ func (c *Conn) readFinal(r *Result) error {
 			return fmt.Errorf("read the reply to the content: %w", err)
 		}
 		r.Final[i] = reply
+		if chunked && !c.options.LMTP && (reply.Code == 500 || reply.Code == 502) {
+			c.broken, r.NoBDAT = true, true
+			return nil
+		}
 		if well = well && reply.OK(); c.broken {
 			return nil
 		}
