@@ -248,6 +248,14 @@ func (c *Conn) fill() error {
 	return err
 }
 
+// unasked is the error of a peer that has said something without being asked: the next replies could not be told apart.
+func (c *Conn) unasked() error {
+	if len(c.in) == 0 {
+		return nil
+	}
+	return c.fail(&ProtocolError{What: errors.New("a reply to nothing"), Got: cleaned(c.in, 80)})
+}
+
 // ask sends one command, and reads its reply.
 func (c *Conn) ask(d time.Duration, command string) (Reply, error) {
 	c.queue(command, "\r\n")

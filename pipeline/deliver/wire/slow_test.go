@@ -54,7 +54,7 @@ func TestTrickle(t *testing.T) {
 // TestDeaf (DRILLS E5.6): a server that does not read holds us for the time of a block.
 func TestDeaf(t *testing.T) {
 	conn, server := pair(t)
-	io.WriteString(server, "250 ok\r\n250 ok\r\n354 go\r\n"+strings.Repeat("250 ok\r\n", 3))
+	io.WriteString(server, "250 ok\r\n250 ok\r\n354 go\r\n")
 	text := strings.Repeat("0123456789abcd\r\n", 2<<20)
 	content, err := Scan(strings.NewReader(text), int64(len(text)))
 	if err != nil {

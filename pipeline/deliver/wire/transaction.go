@@ -92,14 +92,6 @@ func (c *Conn) Send(t *Transaction) Result {
 	return r
 }
 
-// unasked is the error of a peer that has said something without being asked: the next replies could not be told apart.
-func (c *Conn) unasked() error {
-	if len(c.in) == 0 {
-		return nil
-	}
-	return c.fail(&ProtocolError{What: errors.New("a reply to nothing"), Got: cleaned(c.in, 80)})
-}
-
 // envelope sends MAIL and RCPTs, with PIPELINING DATA too, and returns how many recipients were accepted.
 func (c *Conn) envelope(t *Transaction, r *Result, chunked bool) (accepted int, err error) {
 	pipelined := c.Extensions.Pipelining
@@ -327,12 +319,7 @@ func (c *Conn) readData(r *Result, accepted int) (err error) {
 
 // deliver sends the content to those who were accepted, and reads what is said to it.
 func (c *Conn) deliver(t *Transaction, r *Result, chunked bool, accepted int) error {
-	if chunked {
-		if err := c.unasked(); err != nil { // there is no 354 that would show it
-			return err
-		}
-		c.out = append(strconv.AppendInt(append(c.out, "BDAT "...), t.Content.Size, 10), " LAST\r\n"...)
-	} else if r.Data.Code == 0 {
+	if !chunked && r.Data.Code == 0 {
 		c.queue("DATA\r\n")
 		if err := c.flush(c.times.Data); err != nil {
 			return fmt.Errorf("send DATA: %w", err)
@@ -343,6 +330,14 @@ func (c *Conn) deliver(t *Transaction, r *Result, chunked bool, accepted int) er
 	}
 	if !chunked && r.Data.Code != 354 {
 		return nil
+	}
+	if chunked || len(c.in) > 0 && c.in[0] < '4' { // a refusal may come early, and nothing else
+		if err := c.unasked(); err != nil {
+			return err
+		}
+	}
+	if chunked {
+		c.out = append(strconv.AppendInt(append(c.out, "BDAT "...), t.Content.Size, 10), " LAST\r\n"...)
 	}
 	if err := c.sendContent(&t.Content, !chunked); err != nil {
 		c.lastWords(r, err)
