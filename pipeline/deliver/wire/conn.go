@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -249,7 +250,16 @@ func (c *Conn) fill() error {
 }
 
 // unasked is the error of a peer that has said something without being asked: the next replies could not be told apart.
+// Over TLS it may be in the buffers there, where a look at the socket does not find it.
 func (c *Conn) unasked() error {
+	if len(c.in) == 0 && c.tls != nil {
+		if err := c.raw.SetReadDeadline(time.Unix(1, 0)); err != nil { // the socket is not read: limit() sets another one
+			return c.fail(err)
+		}
+		if err := c.fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return c.fail(err)
+		}
+	}
 	if len(c.in) == 0 {
 		return nil
 	}
