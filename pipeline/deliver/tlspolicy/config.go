@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/dane"
@@ -95,6 +96,9 @@ func (p *Policy) Check(state *tls.ConnectionState) error {
 	}
 	if !p.weak() && state.Version < tls.VersionTLS12 {
 		return &Error{Type: tlsrpt.ValidationFailure, Status: "4.7.5", Text: tls.VersionName(state.Version) + " is not enough for " + p.host.Name}
+	}
+	if !p.weak() && slices.Contains(weakSuites[:], state.CipherSuite) {
+		return &Error{Type: tlsrpt.ValidationFailure, Status: "4.7.5", Text: tls.CipherSuiteName(state.CipherSuite) + " is not enough for " + p.host.Name}
 	}
 	return p.judge(*state, true)
 }

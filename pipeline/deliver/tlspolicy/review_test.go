@@ -108,3 +108,18 @@ func TestRequiredLater(t *testing.T) {
 		t.Errorf("reported: %+v, %v", all, err)
 	}
 }
+
+// TestKeptWithOldSuite: a kept connection has no weaker keys than a new one could have under the same policy.
+func TestKeptWithOldSuite(t *testing.T) {
+	w := newWorld(t)
+	state := tls.ConnectionState{Version: tls.VersionTLS12, CipherSuite: tls.TLS_RSA_WITH_AES_128_GCM_SHA256}
+	for level, good := range map[string]bool{"opportunistic": true, "require": false} {
+		p, err := w.policy(t, "plain.test", 0, func(a *tlspolicy.Asked) { a.Level = level })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Check(&state); (err == nil) != good {
+			t.Errorf("%s: %v", level, err)
+		}
+	}
+}
