@@ -14,6 +14,7 @@ import (
 
 // attempt is one parcel's way over its servers. It belongs to one goroutine.
 type attempt struct {
+	ctx     context.Context // of Send: it ends when we stop, and not with the attempt's time
 	r       *Remote
 	p       *pipeline.Parcel
 	config  Config
@@ -191,7 +192,8 @@ func (a *attempt) call(ctx context.Context, d dialer) (heard bool) {
 		if d.whole {
 			s.conn.Extensions.Chunking = false
 		}
-		release := s.conn.Bind(ctx)
+		until, _ := ctx.Deadline()
+		release := s.conn.BindUntil(a.ctx, until)
 		verdict, t := a.transact(s, &d)
 		release()
 		switch verdict {

@@ -23,7 +23,7 @@ type Config struct {
 	AllowPrivate   []string       `toml:"allow_private" doc:"networks, as \"192.168.0.0/16\", that addresses from DNS may be in although they are private or loopback"`
 	Assume8Bit     bool           `toml:"assume_8bit" doc:"send 8-bit content as it is to servers that do not offer 8BITMIME; false: it is returned to the sender"`
 	ConnectTimeout units.Duration `toml:"connect_timeout" doc:"for one connection to one address"`
-	Timeout        units.Duration `toml:"timeout" doc:"for one attempt in all: looking up, connecting, sending; large messages get a second more for each 64 KB"`
+	Timeout        units.Duration `toml:"timeout" doc:"for one attempt in all: looking up, connecting, sending; large messages get a second more for each 64 KB, and the answer to what was sent has ten minutes of its own"`
 	MaxRecipients  int            `toml:"max_recipients" doc:"recipients of one transaction; more follow in another on the same connection"`
 	MaxMessages    int            `toml:"max_messages" doc:"transactions of one connection"`
 	Keep           units.Duration `toml:"keep" doc:"how long a connection is kept for the next message; 0: not at all"`

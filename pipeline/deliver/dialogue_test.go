@@ -33,6 +33,7 @@ import (
 // for example.test goes to mx1.example.test and then to mx2.example.test. The lines of a part are
 //
 //	config: KEY=VALUE ...    of Config; assume_8bit, families, max_recipients, max_messages, keep, timeout, tls,
+//	                         final= (for the reply to the content),
 //	                         roots (the test's certificate is known), allow_private= (none)
 //	relay: WORD ...          lmtp, unix, tls=LEVEL, user=NAME, pass=WORD: mx1 as a relay in place of MX
 //	params: WORD ...         smtputf8, requiretls, body=, ret=, envid=
@@ -87,6 +88,7 @@ func TestDialogues(t *testing.T) {
 type scene struct {
 	t         *testing.T
 	config    Config
+	final     time.Duration
 	transport pipeline.Transport
 	relayed   bool
 	roots     bool
@@ -325,6 +327,8 @@ func (s *scene) configure(word string) {
 		s.config.Keep = duration
 	case "timeout":
 		s.config.Timeout = duration
+	case "final":
+		s.final = duration.Std()
 	case "tls":
 		s.config.TLS = value
 	case "roots":
@@ -638,6 +642,9 @@ mx2.example.test. A 127.0.7.2
 	s.config.Port = int(n.port)
 	times := wire.DefaultTimes()
 	times.Quit = 200 * time.Millisecond
+	if s.final > 0 {
+		times.Final = s.final
+	}
 	o := Options{
 		Config: func(string) Config { return s.config }, Hostname: "client.example.org", Times: &times,
 		Finder: mx.New(mx.Options{DNS: dns, Hostname: "client.example.org"}), Policies: tlspolicy.New(tlspolicy.Options{DNS: dns}),

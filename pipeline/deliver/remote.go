@@ -79,7 +79,7 @@ func (r *Remote) config(name, domain string) Config {
 
 // Send makes one attempt; see pipeline.Courier.
 func (r *Remote) Send(ctx context.Context, _ pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, func(), error) {
-	a := &attempt{r: r, p: p, config: r.config(p.Pipeline, p.Domain), start: r.Now()}
+	a := &attempt{ctx: ctx, r: r, p: p, config: r.config(p.Pipeline, p.Domain), start: r.Now()}
 	attemptCtx, cancel := context.WithTimeout(ctx, a.config.Timeout.Std()+time.Duration(p.Size/slowest)*time.Second)
 	defer cancel()
 	content, err := a.read(attemptCtx)

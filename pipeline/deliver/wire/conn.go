@@ -53,6 +53,7 @@ type Conn struct {
 	reset       bool   // RSET has to come before the next MAIL
 	saidHello   bool
 	deadline    time.Time // of Bind
+	patient     bool      // the replies to the content need not meet it
 	interrupted *atomic.Bool
 }
 
@@ -73,9 +74,21 @@ func New(conn net.Conn, options Options) *Conn {
 // Bind gives everything that follows the context's deadline, and ends it when the context ends. The function returned
 // takes that back, and has to be called before the next Bind.
 func (c *Conn) Bind(ctx context.Context) (release func()) {
-	c.deadline, _ = ctx.Deadline()
+	until, _ := ctx.Deadline()
+	return c.bind(ctx, until)
+}
+
+// BindUntil is Bind with an end before that of the context, which the replies to the content do not have to meet: they have their own time
+// (RFC 5321 section 4.5.3.2.6), since who goes away while the server delivers the message sends it again.
+func (c *Conn) BindUntil(ctx context.Context, until time.Time) (release func()) {
+	c.patient = true
+	return c.bind(ctx, until)
+}
+
+func (c *Conn) bind(ctx context.Context, until time.Time) (release func()) {
+	c.deadline = until
 	if ctx.Done() == nil {
-		return func() { c.deadline = time.Time{} }
+		return func() { c.deadline, c.patient = time.Time{}, false }
 	}
 	interrupted := new(atomic.Bool)
 	c.interrupted = interrupted
@@ -88,7 +101,7 @@ func (c *Conn) Bind(ctx context.Context) (release func()) {
 		if !stop() {
 			c.broken = true // it may set that deadline at any time from now on
 		}
-		c.deadline, c.interrupted = time.Time{}, nil
+		c.deadline, c.interrupted, c.patient = time.Time{}, nil, false
 	}
 }
 

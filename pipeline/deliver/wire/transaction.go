@@ -357,6 +357,9 @@ func (c *Conn) readFinal(r *Result, chunked bool) error {
 	}
 	r.Final = make([]Reply, n)
 	well := true
+	if until := time.Now().Add(c.times.Final); c.patient && c.deadline.Before(until) {
+		c.deadline = until // for all of them
+	}
 	for i := range r.Final {
 		if c.options.LMTP && !r.Rcpt[i].OK() {
 			continue
