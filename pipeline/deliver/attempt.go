@@ -65,7 +65,7 @@ func (a *attempt) travel(ctx context.Context) {
 			if a.left() == 0 || a.ours != nil || a.loop || ctx.Err() != nil {
 				return
 			}
-			if t := &a.plan.targets[i]; round == 0 || t.rest {
+			if t := &a.plan.targets[i]; round == 0 || len(t.rest) > 0 {
 				a.visit(ctx, t, domain, rules, round == 1)
 			}
 		}
@@ -118,16 +118,21 @@ func (a *attempt) knownFirst() {
 	}
 }
 
-// visit tries one server at its addresses: those that are not known to be dead, and at the end those that are.
-func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain, rules mx.Rules, dead bool) {
+// visit tries one server at its addresses. Those that are known to be dead are left for the end of the attempt, which last says it is.
+func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain, rules mx.Rules, last bool) {
 	if t.unix != "" {
 		a.call(ctx, a.dialer(t, nil, rules, netip.AddrPort{}))
 		return
 	}
-	addrs, _, err := a.r.Finder.Addresses(ctx, t.host, rules)
-	if err != nil {
-		a.note(a.unknown(t, err))
-		return
+	addrs := t.rest
+	t.rest = nil
+	if !last {
+		found, _, err := a.r.Finder.Addresses(ctx, t.host, rules)
+		if err != nil {
+			a.note(a.unknown(t, err))
+			return
+		}
+		addrs = mixed(found, maxAddrs)
 	}
 	policy, err := domain.Host(ctx, t.host)
 	if err != nil {
@@ -135,17 +140,17 @@ func (a *attempt) visit(ctx context.Context, t *target, domain *tlspolicy.Domain
 		return
 	}
 	now := a.r.Now()
-	for _, addr := range mixed(addrs, maxAddrs) {
+	for _, addr := range addrs {
 		if a.left() == 0 || a.ours != nil || a.loop || ctx.Err() != nil {
 			return
 		}
 		at := netip.AddrPortFrom(addr, t.host.Port)
-		if a.r.dead.has(at, now) != dead {
-			t.rest = t.rest || !dead
+		if !last && a.r.dead.has(at, now) {
+			t.rest = append(t.rest, addr)
 			continue
 		}
 		if a.call(ctx, a.dialer(t, policy, rules, at)) {
-			t.rest = false // it has spoken
+			t.rest = nil // it has spoken
 			return
 		}
 	}

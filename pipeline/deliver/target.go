@@ -22,8 +22,8 @@ import (
 // target is one server that may take a parcel.
 type target struct {
 	host mx.Host
-	unix string // the path of a socket in place of a host
-	rest bool   // some of its addresses were left for the end of the attempt
+	unix string       // the path of a socket in place of a host
+	rest []netip.Addr // addresses that were left for the end of the attempt
 }
 
 // String names the server.
