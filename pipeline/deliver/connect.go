@@ -242,21 +242,14 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 		return false, nil
 	}
 	if !s.conn.Extensions.StartTLS {
-		d.learn(s, tlspolicy.Result{})
-		if !p.Plain() {
-			text := "TLS is demanded (" + p.Source + ") and not offered"
-			if p.Source == "remembered" {
-				text = clean(p.Missing().Error())
-			}
-			t := d.unsafe(text, nil)
-			if p.RequireTLS { // RFC 8689 section 4.2.1: it cannot offer REQUIRETLS either
-				t.status, t.never, t.pace = "5.7.30", true, pipeline.PaceSame
-			}
-			return false, t
-		}
-		return false, nil
+		return false, d.missing(s)
 	}
 	reply, err := s.conn.StartTLS(ctx, p.Config(d.target.host.Name))
+	var hello wire.Reply
+	if err == nil && reply.Code == 220 {
+		hello, err = s.conn.Hello() // RFC 3207 section 4.2
+	}
+	var handshake *wire.HandshakeError
 	switch {
 	case err == nil && reply.Code == 220:
 	case err == nil && reply.Code == 421: // it has closed (RFC 5321 section 3.8), and said nothing about TLS
@@ -269,6 +262,9 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 		d.clear("STARTTLS was refused: " + reply.String())
 		s.note = d.note
 		return false, nil
+	case s.conn.TLS() != nil && !errors.As(err, &handshake):
+		d.secured(s)
+		return false, d.lost("saying EHLO over TLS", err, "4.4.2")
 	case ctx.Err() != nil:
 		return false, d.lost("starting TLS", err, "4.4.2")
 	default:
@@ -281,13 +277,28 @@ func (d *dialer) secure(ctx context.Context, s *session) (again bool, t *trouble
 		return true, nil
 	}
 	d.secured(s)
-	if reply, err = s.conn.Hello(); err != nil { // RFC 3207 section 4.2
-		return false, d.lost("saying EHLO over TLS", err, "4.4.2")
-	}
-	if !reply.OK() {
-		return false, d.refused("EHLO over TLS", reply)
+	if !hello.OK() {
+		return false, d.refused("EHLO over TLS", hello)
 	}
 	return false, nil
+}
+
+// missing is a server that does not offer STARTTLS: nil where that is no trouble.
+func (d *dialer) missing(s *session) *trouble {
+	p := d.policy
+	d.learn(s, tlspolicy.Result{})
+	if p.Plain() {
+		return nil
+	}
+	text := "TLS is demanded (" + p.Source + ") and not offered"
+	if p.Source == "remembered" {
+		text = clean(p.Missing().Error())
+	}
+	t := d.unsafe(text, nil)
+	if p.RequireTLS { // RFC 8689 section 4.2.1: it cannot offer REQUIRETLS either
+		t.status, t.never, t.pace = "5.7.30", true, pipeline.PaceSame
+	}
+	return t
 }
 
 // implicit makes the handshake before anything is said (RFC 8314 section 3).

@@ -52,6 +52,7 @@ import (
 //	  bdat N                 reads N octets and checks that they are the message
 //	  starttls               makes the handshake
 //	  badtls                 the client has to refuse the certificate
+//	  certtls                refuses the client for want of a certificate
 //	  wait DURATION          says nothing for so long; rest: until the client goes away
 //	  quit                   QUIT is heard, and answered; without, it may be
 //	  close                  closes; without, the client has to
@@ -586,6 +587,12 @@ func (a *actor) act(line string) error {
 			if n, err := t.Read(make([]byte, 1)); err == nil {
 				return fmt.Errorf("it went on with %d octets", n)
 			}
+		}
+		return nil
+	case "certtls": // the client has no certificate, and hears of it when it believes that the handshake is over (TLS 1.3)
+		t := tls.Server(a.conn, &tls.Config{Certificates: []tls.Certificate{a.n.cert}, ClientAuth: tls.RequireAnyClientCert})
+		if err := t.Handshake(); err == nil {
+			return errors.New("it has a certificate")
 		}
 		return nil
 	case "wait":

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 )
 
@@ -30,7 +32,8 @@ func (c *Conn) Greet() (Reply, error) {
 }
 
 // Hello says EHLO, or LHLO, and learns what the server offers. A server that does not know EHLO (500, 502, 504, RFC 5321
-// section 4.1.4) is told HELO. One that closes at EHLO gives ErrClosedAtEHLO: on a new connection HelloOld may work.
+// section 4.1.4) is told HELO. With one that closes at EHLO, HelloOld may work
+// on a new connection. A TLS handshake that the server ends only now is a *HandshakeError.
 func (c *Conn) Hello() (Reply, error) {
 	verb := "EHLO "
 	if c.options.LMTP {
@@ -50,6 +53,8 @@ func (c *Conn) Hello() (Reply, error) {
 		})
 	}
 	switch {
+	case err != nil && c.tls != nil && alert(err):
+		return r, &HandshakeError{err}
 	case err != nil:
 		return r, fmt.Errorf("say %s: %w", strings.TrimSpace(verb), err)
 	case r.OK():
@@ -106,6 +111,13 @@ func (c *Conn) StartTLS(ctx context.Context, config *tls.Config) (Reply, error) 
 	c.conn, c.tls, c.in = t, &state, nil
 	c.Extensions, c.saidHello = Extensions{}, false
 	return r, nil
+}
+
+// alert reports whether the peer ended TLS with an alert. In TLS 1.3 its handshake ends after ours: what it refuses then, for want of a
+// certificate of ours for one, arrives in place of the first reply.
+func alert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // HandshakeError says that TLS could not be agreed on: the certificate was refused, or the two have nothing in common, or the
