@@ -31,10 +31,11 @@ var forbidden = []struct {
 }
 
 var (
-	nat64      = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
-	sixToFour  = netip.MustParsePrefix("2002::/16")    // RFC 3056 section 2: in bits 16 to 47
-	compatible = netip.MustParsePrefix("::/96")        // RFC 4291 section 2.5.5.1, deprecated: in the last 32 bits
-	isatapMask = [4]byte{0, 0, 0x5e, 0xfe}             // RFC 5214 section 6.1: in the last 32 bits behind this
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052 section 2.1: the IPv4 address is in the last 32 bits
+	sixToFour  = netip.MustParsePrefix("2002::/16")       // RFC 3056 section 2: in bits 16 to 47
+	compatible = netip.MustParsePrefix("::/96")           // RFC 4291 section 2.5.5.1, deprecated: in the last 32 bits
+	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765 section 2.1, deprecated: in the last 32 bits
+	isatapMask = [4]byte{0, 0, 0x5e, 0xfe}                // RFC 5214 section 6.1: in the last 32 bits behind this; or with bit u (2 in the first octet)
 )
 
 // Forbidden says what addr is that no stranger may send us to, "loopback" for one, or "" for an address of the
@@ -54,7 +55,7 @@ func Forbidden(addr netip.Addr) string {
 	}
 	b := addr.As16()
 	switch {
-	case nat64.Contains(addr), compatible.Contains(addr), [4]byte(b[8:12]) == isatapMask:
+	case nat64.Contains(addr), compatible.Contains(addr), translated.Contains(addr), [4]byte{b[8] &^ 2, b[9], b[10], b[11]} == isatapMask:
 		return Forbidden(netip.AddrFrom4([4]byte(b[12:16])))
 	case sixToFour.Contains(addr):
 		return Forbidden(netip.AddrFrom4([4]byte(b[2:6])))
