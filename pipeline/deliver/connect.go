@@ -83,6 +83,9 @@ func (d *dialer) session(ctx context.Context) (*session, *trouble) {
 
 // fit reports whether a connection that was made for another message will do for this one.
 func (d *dialer) fit(s *session) bool {
+	if s.old && (d.a.content.EightBit || d.a.utf8) { // it may say EHLO now
+		return false
+	}
 	if d.policy == nil {
 		return true
 	}
