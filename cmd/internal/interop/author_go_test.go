@@ -48,6 +48,7 @@ var goExampleNames = []string{"scanner", "policy", "banner", "router", "tenants"
 
 // TestAuthorGo: the examples in Go keep every promise of the protocol, and do what they say in a server.
 func TestAuthorGo(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, goExamples+`
 [domain."acme.test"]
 catch_all = "bob@example.test"

@@ -57,6 +57,7 @@ const (
 // TestAuthorPlugins: plugins in Python and JavaScript in a server's pipeline. What they refuse is refused, what they do not is
 // delivered, and the trace says who said what.
 func TestAuthorPlugins(t *testing.T) {
+	t.Parallel()
 	s := authorSite(t)
 	s.start()
 	for listener, plugin := range map[string]string{"py": "python-scanner", "js": "javascript-scanner"} {
@@ -150,6 +151,7 @@ func (s *site) sendLarge(listener, message string) error {
 
 // TestAuthorAsk: one plugin is asked about a file, a folder and an mbox, beside a running server.
 func TestAuthorAsk(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "[pipeline.inbound.anti-spam]\nplugins = [\"gtube\"]\n")
 	s.start()
 	spam := "From: <a@example.org>\n\n" + authorSpam + "\n"

@@ -18,6 +18,7 @@ import (
 
 // TestAuthorProto: what the examples in other languages have of the protocol is the protocol.
 func TestAuthorProto(t *testing.T) {
+	t.Parallel()
 	original, err := os.ReadFile("../../../sdk/wire/plugin.proto")
 	if err != nil {
 		t.Fatal(err)

@@ -85,6 +85,7 @@ func mustIn(t testing.TB, dir string, limit time.Duration, args ...string) strin
 
 // TestAuthorExamples: the examples in other languages pass their own tests, and keep every promise of the protocol.
 func TestAuthorExamples(t *testing.T) {
+	t.Parallel()
 	t.Run("python", func(t *testing.T) {
 		needPython(t)
 		dir := examplePath(t, "python")
@@ -117,6 +118,7 @@ func passesCheck(t testing.TB, dir string, flags ...string) {
 
 // TestAuthorCheck: the exit status and the report of a check, for people and for programs.
 func TestAuthorCheck(t *testing.T) {
+	t.Parallel()
 	needPython(t)
 	sluice := sluicePath(t)
 	dir := t.TempDir()

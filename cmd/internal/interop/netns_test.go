@@ -52,7 +52,7 @@ func inside(t *testing.T) bool {
 	if err := os.Chmod(temp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Env = append(os.Environ(), insideMark+"="+t.Name(), "TMPDIR="+temp)
+	cmd.Env = append(os.Environ(), insideMark+"="+t.Name(), "TMPDIR="+temp, "SLUICE_BIN="+sluicePath(t)) // which is built once
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()

@@ -114,6 +114,7 @@ func keyDigest(t testing.TB, dir string) string {
 // held against what the zone has of it (RFC 7672). What does not match, or can't be
 // proved, waits; none of it is ever sent in the clear (DRILLS E5.2).
 func TestDANE(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

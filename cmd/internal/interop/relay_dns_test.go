@@ -12,6 +12,7 @@ import (
 // TestDNSFails: while DNS fails for a domain, or says nothing at all, mail for it waits and its sender hears that
 // it is late; it is never returned for that. When DNS is well again it leaves (DRILLS E5.4).
 func TestDNSFails(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

@@ -65,6 +65,7 @@ func chunked(t *testing.T, m *mta) {
 // TestPeerWithout: a server that lacks an extension is not sent what needs it: the sender
 // hears so, and no octet is changed on the way (RULES A6; RFC 6152, 1870, 8689).
 func TestPeerWithout(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

@@ -39,6 +39,7 @@ func startLure(t testing.TB, addr string) *lure {
 // them leads us to what only we can reach: no connection is made, neither for mail nor for
 // a policy of MTA-STS, and the sender is told (DRILLS E5.3). A public address is fine.
 func TestForbiddenAddresses(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

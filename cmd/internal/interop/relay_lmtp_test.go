@@ -142,6 +142,7 @@ func (d *dovecot) await(user, id string) string {
 // recipient has a result of its own (RFC 2033 section 4.2): one has the message, one is
 // over quota and is tried again alone, one is unknown, and the sender hears of that one.
 func TestLMTPOut(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

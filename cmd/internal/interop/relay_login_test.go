@@ -11,6 +11,7 @@ import (
 // only where its certificate is good; a login that is refused is the administrator's to put
 // right, so the mail waits.
 func TestSmarthost(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

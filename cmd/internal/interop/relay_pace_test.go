@@ -47,6 +47,7 @@ func (g *greylister) serve(conn net.Conn) {
 // TestGreylisting: a Postfix that asks everybody to come again gets the message when we do,
 // once; and what is larger than it takes comes back without having been sent.
 func TestGreylisting(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

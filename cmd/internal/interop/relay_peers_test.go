@@ -14,6 +14,7 @@ func TestPeersExim(t *testing.T)      { peers(t, startExim, eximAddr) }
 func TestPeersOpenSMTPD(t *testing.T) { peers(t, startOpenSMTPD, opensmtpdAddr) }
 
 func peers(t *testing.T, start func(testing.TB, string) *mta, ip string) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

@@ -57,6 +57,7 @@ func (p *policyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // holds on after a restart, without DNS and without the web server. What went wrong
 // is kept for the reports (RFC 8460). DRILLS E5.1.
 func TestMTASTS(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 // TestUndeliverable: mail that can't arrive comes back at once, with the reason in the words
 // of RFC 3463; mail that can't arrive now is told to be late, and comes back in the end.
 func TestUndeliverable(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}
@@ -55,6 +56,7 @@ cname.test.        IN CNAME nomail.test.
 // TestForward: a stranger's message to an alias that leads away arrives with a sender of ours
 // that passes SPF (SRS), an ARC seal, and its own octets; a bounce of it finds back to the stranger.
 func TestForward(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}
@@ -105,6 +107,7 @@ example.org.       IN TXT "v=spf1 ip4:127.0.0.0/8 -all"
 // TestNoBackscatter: what a stranger forged is never bounced to whom he named: not for a
 // forward that fails, nor for anything that comes after the 250.
 func TestNoBackscatter(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}
