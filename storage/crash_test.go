@@ -67,7 +67,12 @@ func (h hasty) WaitDurable(ctx context.Context, pos kv.Pos) error {
 	return h.Engine.WaitDurable(ctx, pos)
 }
 
-func openCrash(fs vfs.FS, fatal func(error), noSync *atomic.Bool) (*storage.Store, kv.Engine, error) {
+// openCrash opens the store of a world, or, without one, what a crash left.
+func openCrash(w *crashtest.World, fs vfs.FS, noSync *atomic.Bool) (*storage.Store, kv.Engine, error) {
+	fatal := func(err error) { panic(err) }
+	if w != nil {
+		fatal = w.Fatal
+	}
 	e, err := pebble.Open(pebble.Options{
 		Dir: "data/store", FS: fs, MemTableSize: 64 << 10, CacheSize: 1 << 20, MinFree: -1, Fatal: fatal,
 	})
@@ -75,8 +80,11 @@ func openCrash(fs vfs.FS, fatal func(error), noSync *atomic.Bool) (*storage.Stor
 		return nil, nil, err
 	}
 	var engine kv.Engine = e
+	if w != nil {
+		engine = w.Engine(e)
+	}
 	if noSync != nil {
-		engine = hasty{e, noSync}
+		engine = hasty{engine, noSync}
 	}
 	c := storage.DefaultConfig()
 	c.InlineLimit = crashInline
@@ -94,7 +102,7 @@ const crashUser = "user@example.test"
 func (k crashWork) run(w *crashtest.World) error {
 	ctx := context.Background()
 	var hasty atomic.Bool
-	s, e, err := openCrash(w.FS(), w.Fatal, &hasty)
+	s, e, err := openCrash(w, w.FS(), &hasty)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type lessonWork struct {
 func (k lessonWork) run(w *crashtest.World) error {
 	ctx := context.Background()
 	var hasty atomic.Bool
-	s, e, err := openCrash(w.FS(), w.Fatal, &hasty)
+	s, e, err := openCrash(w, w.FS(), &hasty)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func lessonSubject(ctx context.Context, s *storage.Store, l storage.Lesson) (str
 // check: whatever a user was told is learnt or still waits, with its content.
 func (k lessonWork) check(fs vfs.FS, notes []any) (err error) {
 	ctx := context.Background()
-	s, e, err := openCrash(fs, nil, nil)
+	s, e, err := openCrash(nil, fs, nil)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sluicemail/sluice/storage/blob"
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 // bench is a store with one account and one content that the queue uses.
@@ -29,7 +30,7 @@ const use = "queue/test"
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	ctx := context.Background()
-	store, err := storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Pebble: pebble.Options{MinFree: -1}})
+	store, err := storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Cost: storagetest.Cheap(), Pebble: pebble.Options{MinFree: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -33,7 +34,7 @@ type rig struct {
 
 func openStore(fs vfs.FS, fatal func(error)) (*storage.Store, error) {
 	return storage.Open(context.Background(), storage.Options{
-		Dir: "data", FS: fs, Logger: quiet,
+		Dir: "data", FS: fs, Logger: quiet, Cost: storagetest.Cheap(),
 		Pebble: pebble.Options{MemTableSize: 1 << 20, CacheSize: 1 << 20, MinFree: -1, Fatal: fatal},
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/kvtest"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 // TestLostAnswers: the n-th call of the engine fails, before or after it was
@@ -49,7 +50,7 @@ func lostAnswer(wrap func(kv.Engine) *kvtest.Wrapped) (calls int64, err error) {
 	}
 	defer engine.Close()
 	open := func(e kv.Engine) (*storage.Store, error) {
-		return storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Engine: e, Logger: quiet})
+		return storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Engine: e, Logger: quiet, Cost: storagetest.Cheap()})
 	}
 	store, err := open(engine)
 	if err != nil {

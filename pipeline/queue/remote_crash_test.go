@@ -17,6 +17,7 @@ import (
 	"github.com/sluicemail/sluice/storage/kv"
 	"github.com/sluicemail/sluice/storage/kv/kvtest"
 	"github.com/sluicemail/sluice/storage/kv/pebble"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 // What the crash test notes beside begun and accepted: another server got a message, and its connection was let go on,
@@ -212,7 +213,7 @@ func remoteLostAnswer(wrap func(kv.Engine) *kvtest.Wrapped) (calls int64, err er
 	}
 	defer engine.Close()
 	open := func(e kv.Engine) (*storage.Store, error) {
-		return storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Engine: e, Logger: quiet})
+		return storage.Open(ctx, storage.Options{Dir: "data", FS: vfs.NewMem(), Engine: e, Logger: quiet, Cost: storagetest.Cheap()})
 	}
 	store, err := open(engine)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sluicemail/sluice/storage/kv"
 )
 
 // World is one run of a scenario: a disk and a process that may end any time.
@@ -53,6 +55,10 @@ func newWorld(mem *vfs.MemFS, seed uint64) *World {
 
 // FS is the disk.
 func (w *World) FS() vfs.FS { return disk{w} }
+
+// Engine is e as the process uses it: who calls it after the process has ended stops for good. The disk alone does not stop
+// who only reads what is in memory, and thus goes on forever, in each world that has ended.
+func (w *World) Engine(e kv.Engine) kv.Engine { return engine{e, w} }
 
 // Rand is a source of chance for the goroutine of Scenario.Run.
 func (w *World) Rand() *rand.Rand { return w.rng }
@@ -118,13 +124,18 @@ func (w *World) moved(old, name string) {
 	w.gone.Store(old, nil)
 }
 
-// op does one operation on the disk. what is for messages.
-func (w *World) op(k kind, path string, do func() error) error {
+// living stops the calling goroutine if the process has ended.
+func (w *World) living() {
 	select {
 	case <-w.dead:
 		w.die()
 	default:
 	}
+}
+
+// op does one operation on the disk. what is for messages.
+func (w *World) op(k kind, path string, do func() error) error {
+	w.living()
 	if err := w.mayFail(k, path); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicemail/sluice/storage"
+	"github.com/sluicemail/sluice/storage/storagetest"
 )
 
 // storeFixture is the real store on a file system in memory, with the accounts
@@ -43,7 +44,7 @@ func newStoreFixture(t testing.TB, fs vfs.FS, dir string) *storeFixture {
 }
 
 func (f *storeFixture) open(fs vfs.FS, dir string) {
-	store, err := storage.Open(context.Background(), storage.Options{Dir: dir, FS: fs})
+	store, err := storage.Open(context.Background(), storage.Options{Dir: dir, FS: fs, Cost: storagetest.Cheap()})
 	if err != nil {
 		f.t.Fatal(err)
 	}
