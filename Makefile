@@ -15,6 +15,10 @@ FUZZTIME ?= 10s
 TIMEOUT  ?= 40m
 INTEROP_PACKAGE := ./cmd/internal/interop/...
 
+# Those that take longest come first, so that no core waits for them in the end; pluginhost mostly waits, so three packages at
+# a time keep two cores busy.
+LONG_ROOMS := ./pipeline/pluginhost ./storage ./pipeline/queue ./storage/crashtest ./cmd/internal/conformance
+
 # A program with the race detector sleeps a second when it ends, for races that come yet. The tests end thousands of
 # processes (each server, each of its commands): 20 ms are enough for what is under way.
 export GORACE ?= atexit_sleep_ms=20
@@ -27,9 +31,9 @@ build:
 # The quick packages come first, so that a plain mistake is seen before the programs of others are started.
 test: lint packages
 	@echo "== tests of the rooms"
-	INTEROP=require $(GO) test -race -shuffle=on -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /internal/interop)
+	INTEROP=require $(GO) test -race -shuffle=on -p 3 -timeout $(TIMEOUT) $(LONG_ROOMS) $$($(GO) list ./... | grep -v /internal/interop)
 	@echo "== tests with real mail programs"
-	INTEROP=require $(GO) test -race -shuffle=on -timeout $(TIMEOUT) $(INTEROP_PACKAGE)
+	INTEROP=require $(GO) test -race -shuffle=on -parallel 3 -timeout $(TIMEOUT) $(INTEROP_PACKAGE)
 	@echo "== what the race detector would distort: restart within 5 s, memory at full size"
 	INTEROP=require $(GO) test -timeout $(TIMEOUT) -run '^(TestCrash|TestMemory)$$' $(INTEROP_PACKAGE)
 
