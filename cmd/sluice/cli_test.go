@@ -274,6 +274,17 @@ func TestBuiltins(t *testing.T) {
 	}
 }
 
+// TestUserBesideAlias: who makes an account that takes an alias's mail is told.
+func TestUserBesideAlias(t *testing.T) {
+	name := writeConfig(t, strings.Replace(testConfig, "[listener.mx]", "aliases = { team = \"bob@example.test\" }\n[listener.mx]", 1))
+	for address, want := range map[string]string{"Team@example.test": "warning: the alias team@example.test in " + name + " is used no more", "bob@example.test": ""} {
+		code, _, stderr := sluice(t, "secret words", "--config", name, "user", "add", address, "--password-stdin")
+		if code != exitDone || !strings.Contains(stderr, want) || want == "" && stderr != "" {
+			t.Errorf("user add %s: %d, %q; want %q", address, code, stderr, want)
+		}
+	}
+}
+
 // TestSuppressReason: a reason is one line of the list, whatever was typed.
 func TestSuppressReason(t *testing.T) {
 	name := writeConfig(t, testConfig)

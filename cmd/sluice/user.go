@@ -218,7 +218,13 @@ func (a *app) changeUser(ctx context.Context, op operation, r userRequest, fromS
 			return err
 		}
 	}
-	return a.performOn(ctx, c, op, r, done)
+	if err := a.performOn(ctx, c, op, r, done); err != nil {
+		return err
+	}
+	if local, domain, _ := strings.Cut(r.Address, "@"); op.name == "user/add" && len(c.Domain[domain].Aliases[local]) > 0 {
+		fmt.Fprintf(a.stderr, "warning: the alias %s in %s is used no more: accounts come first\n", r.Address, a.configPath)
+	}
+	return nil
 }
 
 // performOn performs an operation that answers with one account.
