@@ -160,7 +160,7 @@ func (a *app) routeCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&request.Sender, "from", "", "the `sender`, MAIL FROM; empty: the null sender")
-	cmd.Flags().StringVar(&request.Origin, "origin", request.Origin, "who brings it: stranger, login, trusted, lmtp or generated (`origin`)")
+	cmd.Flags().StringVar(&request.Origin, "origin", request.Origin, "the `origin`, who brings it: stranger, login, trusted, lmtp or generated")
 	cmd.Flags().BoolVar(&dns, "dns", false, "ask DNS for the servers of domains without a [relay], their addresses and TLS policies")
 	return cmd
 }

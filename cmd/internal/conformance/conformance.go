@@ -122,7 +122,9 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		}
 		o.Report(result)
 	}
-	sum.Plugin = r.manifest.GetName() + " " + printable(r.manifest.GetVersion(), 60)
+	if sum.Plugin = r.manifest.GetName() + " " + printable(r.manifest.GetVersion(), 60); r.manifest.GetName() == "" {
+		sum.Plugin = o.Plugin.Name // it never said who it is
+	}
 	sum.Seconds = time.Since(begin).Round(10 * time.Millisecond).Seconds()
 	return sum, nil
 }

@@ -178,3 +178,11 @@ func TestVerdicts(t *testing.T) {
 		t.Error("a route to nowhere")
 	}
 }
+
+// TestNeverStarted: what never said who it is goes by the name of its table.
+func TestNeverStarted(t *testing.T) {
+	failed, sum := runCheck(t, "", Options{}, func(c *pluginhost.Config) { c.Builtin, c.Command = "", []string{"/bin/true"} })
+	if len(failed) == 0 || !strings.HasPrefix(sum.String(), "t: 0 ok, ") {
+		t.Errorf("%d failed: %s", len(failed), sum)
+	}
+}
