@@ -77,7 +77,7 @@ func (p *Pipeline) Connect(ctx context.Context, s *Session) Reply {
 // Sender asks about MAIL FROM. It is called once, when m has its sender and no
 // recipient yet; what is not OK is the reply, and there is no transaction.
 func (p *Pipeline) Sender(ctx context.Context, m *Message) Reply {
-	m.via = p
+	m.via, m.Pipeline = p, p.Name
 	m.meet()
 	if !p.Asks(sdk.PhaseSender) {
 		return Reply{}
@@ -92,7 +92,7 @@ func (p *Pipeline) Sender(ctx context.Context, m *Message) Reply {
 // asked last: nobody hears from them about an address that does not exist.
 func (p *Pipeline) Recipient(ctx context.Context, m *Message, address string, params RecipientParams) Reply {
 	if m.via == nil {
-		m.via = p
+		m.via, m.Pipeline = p, p.Name
 	}
 	m.meet()
 	m.said.refusal = Opinion{}

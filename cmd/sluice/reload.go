@@ -60,8 +60,9 @@ func (s *server) reload(ctx context.Context, path string) error {
 		return fmt.Errorf("the plugins stay as they were: %w", c.PluginProblems(err))
 	}
 	fresh := make(map[string]*pipeline.Pipeline, len(c.Pipeline))
+	verifier := s.newVerifier()
 	for name := range c.Pipeline {
-		fresh[name] = s.newPipeline(c, name, table)
+		fresh[name] = s.newPipeline(c, name, table, verifier)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -28,6 +28,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/resolver"
 	"github.com/sluicemail/sluice/pipeline/route"
+	"github.com/sluicemail/sluice/pipeline/route/callout"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
 	"github.com/sluicemail/sluice/storage/kv"
@@ -265,19 +266,26 @@ func (s *server) queueConfig(name string) queue.Config {
 	return queue.DefaultConfig()
 }
 
+// newVerifier returns one that has asked nobody yet. A reload makes a new one: the next hops may be others.
+func (s *server) newVerifier() *callout.Verifier {
+	return callout.New(callout.Options{Asker: s.outgoing.courier, Logger: s.logger})
+}
+
 func (s *server) buildPipelines(context.Context) error {
+	verifier := s.newVerifier()
 	s.pipelines = make(map[string]*pipeline.Switch)
 	for name := range s.config.Pipeline {
-		s.pipelines[name] = pipeline.NewSwitch(s.newPipeline(s.config, name, s.table))
+		s.pipelines[name] = pipeline.NewSwitch(s.newPipeline(s.config, name, s.table, verifier))
 	}
 	return nil
 }
 
 // newPipeline puts the stages of one pipeline together. Their order is the
 // product, not a setting.
-func (s *server) newPipeline(c *config.Config, name string, table *route.Table) *pipeline.Pipeline {
+func (s *server) newPipeline(c *config.Config, name string, table *route.Table, verifier route.Verifier) *pipeline.Pipeline {
 	p := c.Pipeline[name]
 	routing := route.New(table, s.store, s.askers(c, pipeline.StageRoute, p.Route.Plugins))
+	routing.Verifier = verifier
 	scoring := s.askers(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins)
 	return pipeline.New(pipeline.Options{
 		Name:     name,

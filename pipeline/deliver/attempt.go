@@ -39,6 +39,8 @@ type attempt struct {
 	slow     string   // why we should send less
 	dropped  string   // how a connection ended in the middle of a transaction
 	ours     error    // what is wrong on our side
+
+	question *question // not nil: nothing is sent, a server is asked about the recipient
 }
 
 func (a *attempt) left() int { return len(a.open) }
@@ -199,7 +201,11 @@ func (a *attempt) call(ctx context.Context, d dialer) (heard bool) {
 		}
 		until, _ := ctx.Deadline()
 		release := s.conn.BindUntil(a.ctx, until)
-		verdict, t := a.transact(s, &d)
+		converse := a.transact
+		if a.question != nil {
+			converse = a.ask
+		}
+		verdict, t := converse(s, &d)
 		release()
 		switch verdict {
 		case stale:

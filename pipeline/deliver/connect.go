@@ -176,9 +176,9 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, *trouble) {
 	return nil, t
 }
 
-// silent remembers that there is no mail server at an address now, unless it is us who gave up.
+// silent remembers that there is no mail server at an address now, unless it is us who gave up, or had little time.
 func (d *dialer) silent(ctx context.Context) {
-	if d.key.addr.IsValid() && (ctx.Err() == nil || context.Cause(ctx) == errShare) {
+	if d.a.question == nil && d.key.addr.IsValid() && (ctx.Err() == nil || context.Cause(ctx) == errShare) {
 		d.r.dead.add(d.key.addr, d.r.Now())
 	}
 }

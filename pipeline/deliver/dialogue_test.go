@@ -42,6 +42,7 @@ import (
 //	to* N PATTERN            N recipients, %d is the number
 //	content: text            with the escapes \r \n \t \\ \xNN; without: a short message
 //	content* N text          text N times
+//	asks: N                  in place of sending, the servers are asked so often about the first recipient (AskRecipient)
 //	sends: N                 so many attempts, one after the other; each has the same recipients
 //	server NAME              from here on what one connection to that host does:
 //	  S: text                says text and CRLF; S| the same without CRLF
@@ -60,6 +61,7 @@ import (
 //	outcome: KIND STATUS pattern        of each recipient of the last attempt, in order, up to the last that is given
 //	reply: text, tls: pattern, relayed: true      of the last outcome above
 //	pace: WORD               same, fine, slow, wait, never
+//	answer: WORD pattern     of the last question: none, later, taken, refused, and why
 //	error: pattern           Send returns an error
 //	log: pattern             a line of the log
 func TestDialogues(t *testing.T) {
@@ -98,6 +100,8 @@ type scene struct {
 	to        []pipeline.ParcelRecipient
 	content   string
 	sends     int
+	asks      int
+	answer    string
 	scripts   map[string][][]string
 	expect    []string
 
@@ -128,6 +132,12 @@ func playDialogue(t *testing.T, text string) {
 		t.Fatal(err)
 	}
 	var sent pipeline.Sent
+	for range s.asks {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		answer, why := r.AskRecipient(ctx, "outbound", s.to[0].Address)
+		s.answer, s.sends = answer.String()+" "+why, 0
+		cancel()
+	}
 	for range s.sends {
 		var done func()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -289,6 +299,8 @@ func (s *scene) setting(key, rest string) {
 		count, text, _ := strings.Cut(rest, " ")
 		n, _ := strconv.Atoi(count)
 		s.content = strings.Repeat(unescape(text), n)
+	case "asks:":
+		s.asks, _ = strconv.Atoi(rest)
 	case "sends:":
 		s.sends, _ = strconv.Atoi(rest)
 	default:
@@ -350,6 +362,12 @@ func (s *scene) check(sent pipeline.Sent, err error, log string) {
 		if key == "log:" {
 			if !slices.ContainsFunc(strings.Split(log, "\n"), func(line string) bool { return matches(rest, line) }) {
 				s.fault("no line of the log is %q", rest)
+			}
+			continue
+		}
+		if key == "answer:" {
+			if !matches(rest, s.answer) {
+				s.fault("the answer is %q, expected %s", s.answer, rest)
 			}
 			continue
 		}

@@ -24,6 +24,7 @@
 //     relays with tls = "none".
 //   - Connections are kept for the next message to the same server under the same conditions, for a few seconds. One that turns out to be dead
 //     is replaced without counting as a failure.
+//   - AskRecipient goes the same way up to RCPT, with the null sender, and sends nothing: whether the next hop knows somebody.
 //   - An answer that did not come after the end of the content leaves the message delayed: it may arrive twice (RFC 1047).
 //
 // Peers are strangers, and so is DNS. No connection is made to our own listeners, and none to loopback and private networks but

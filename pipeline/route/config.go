@@ -25,6 +25,7 @@ type Domain struct {
 	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes; those at other servers are forwarded"`
 	CatchAll   AddressList            `toml:"catch_all" doc:"address, or list of addresses, for local parts that nobody has; empty: they are refused"`
 	Subaddress string                 `toml:"subaddress" doc:"what divides the mailbox from a detail after it (RFC 5233): user+detail; empty: off"`
+	Verify     bool                   `toml:"verify_recipients" doc:"with accept = \"relay\": the next hop is asked about each address at RCPT, and what it does not take is refused; who can't be asked about is taken in"`
 	SendAs     map[string]AddressList `toml:"send_as" doc:"account address = further addresses that it may send from"`
 }
 
@@ -55,6 +56,9 @@ func (d *Domain) Validate() error {
 	checkTargets("catch_all", d.CatchAll, bad)
 	if d.Accept == AcceptRelay && len(d.CatchAll) > 0 {
 		bad("catch_all", "and accept = \"relay\" both say where the rest of the mail goes, expected one of them")
+	}
+	if d.Verify && d.Accept != AcceptRelay {
+		bad("verify_recipients", "is for domains of another server; who has an account or an alias here is known, expected false, or accept = \"relay\"")
 	}
 	for account, list := range d.SendAs {
 		checkTargets("send_as."+account, list, bad)

@@ -30,6 +30,7 @@ type Target struct {
 	Through string          // for Remote: the address of ours, folded, that leads there: an alias's, a catch-all's, a route's, with "via " in front where that names a server; "" for none
 	Forward bool            // Remote is at a domain that is none of ours, and not who the sender wrote to
 	Via     string          // for Remote: as in pipeline.Hop.Via
+	Verify  bool            // Remote's own next hop is asked at RCPT whether it takes the address
 }
 
 // Domain returns the domain of Remote.
@@ -157,7 +158,13 @@ func (w *walk) follow(ctx context.Context, address, from string, depth int) erro
 		return w.each(ctx, matched+"@"+name, matched+"@"+name, targets, depth)
 	case d.relay:
 		w.note(Step{local + "@" + name, RuleRelay, "the domain is passed on to another server", key(name, "accept")})
-		return w.leave(address, from, false)
+		before := len(w.found)
+		err := w.leave(address, from, false)
+		if d.verify && depth == 0 && len(w.found) > before {
+			w.note(Step{local + "@" + name, RuleRelay, "which is asked at RCPT whether it takes the address", key(name, "verify_recipients")})
+			w.found[before].Verify = true
+		}
+		return err
 	}
 	w.note(Step{local + "@" + name, RuleNobody, "no account, no alias, no catch-all", key(name)})
 	return ErrNoMailbox

@@ -11,6 +11,9 @@
 // Sluice-Loop by which it is known when it comes back to the same alias: then it is refused with 554 5.4.6, so two servers
 // that forward to each other stop in one round.
 //
+// The next hop of a relayed domain may be asked at RCPT about its recipients (verify_recipients, package callout). Only a
+// definite refusal is one; the reply is that for a mailbox that does not exist.
+//
 // Router plugins are asked when the table has said where a message would go, and see
 // that. Each may refuse, defer, discard, quarantine or junk it per recipient, change
 // fields and recipients, and say where it goes instead: to addresses that are looked up
@@ -31,6 +34,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
+	"github.com/sluicemail/sluice/pipeline/route/callout"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/storage"
@@ -41,16 +45,25 @@ type Quotas interface {
 	Quota(ctx context.Context, id storage.AccountID) (storage.Quota, error)
 }
 
+// Verifier knows what the next hop of a domain takes.
+type Verifier interface {
+	// Refused reports whether the next hop of the address's domain refuses mail for it for good. It is called while a client
+	// waits for the reply to RCPT, from any goroutine, and takes ten seconds at most; nothing but a definite answer is true.
+	Refused(ctx context.Context, q callout.Question) bool
+}
+
 // Stage is the stage route.
 type Stage struct {
 	table  *Table
 	quotas Quotas
 	panel  pipeline.Panel
+
+	Verifier Verifier // of recipients of relayed domains; nil: nobody is asked
 }
 
 // New returns the stage; askers are the router plugins in the configuration's order.
 func New(table *Table, quotas Quotas, askers []pipeline.Asker) *Stage {
-	return &Stage{table, quotas, pipeline.Panel{
+	return &Stage{table: table, quotas: quotas, panel: pipeline.Panel{
 		Stage: pipeline.StageRoute, Phase: sdk.PhaseRoute, Askers: askers, Default: sdk.Defer,
 	}}
 }
@@ -65,7 +78,28 @@ func (s *Stage) Recipient(ctx context.Context, m *pipeline.Message, r *pipeline.
 		return Refusal(err)
 	}
 	r.Accounts = accounts(way.Targets)
-	return s.room(ctx, way.Targets, m.Params.Size)
+	if reply := s.room(ctx, way.Targets, m.Params.Size); !reply.OK() {
+		return reply
+	}
+	for i := range way.Targets {
+		if t := &way.Targets[i]; t.Verify && s.refused(ctx, m, t) {
+			return pipeline.ReplyNoMailbox
+		}
+	}
+	return pipeline.Reply{}
+}
+
+// refused asks the next hop of a relayed domain. The budget is for those who may be guessing addresses: not for servers that the
+// administrator trusts, or that hand over by LMTP.
+func (s *Stage) refused(ctx context.Context, m *pipeline.Message, t *Target) bool {
+	if s.Verifier == nil {
+		return false
+	}
+	q := callout.Question{ID: m.ID, Pipeline: m.Pipeline, Address: t.Remote}
+	if m.Peer != nil && (m.Origin == sdk.Stranger || m.Origin == sdk.Login) {
+		q.Client = m.Peer.Addr
+	}
+	return s.Verifier.Refused(ctx, q)
 }
 
 // Target is Recipient for an address that a plugin adds: the administrator put it there,

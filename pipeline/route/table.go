@@ -64,6 +64,7 @@ type Table struct {
 
 type domain struct {
 	relay      bool                // it is another server's, and mail for it is passed on
+	verify     bool                // that server is asked about its recipients at RCPT
 	aliases    map[string][]string // by local part in lower case
 	catchAll   []string
 	subaddress string
@@ -105,7 +106,7 @@ func NewTable(o Options) (*Table, error) {
 
 func newDomain(name string, d *Domain) domain {
 	own := domain{
-		relay: d.Accept == AcceptRelay, aliases: make(map[string][]string, len(d.Aliases)), catchAll: d.CatchAll,
+		relay: d.Accept == AcceptRelay, verify: d.Accept == AcceptRelay && d.Verify, aliases: make(map[string][]string, len(d.Aliases)), catchAll: d.CatchAll,
 		subaddress: d.Subaddress, sendAs: make(map[string][]string, len(d.SendAs)),
 	}
 	for local, targets := range d.Aliases {
