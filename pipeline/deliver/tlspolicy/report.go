@@ -2,9 +2,11 @@ package tlspolicy
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 
+	"github.com/sluicemail/sluice/pipeline/deliver/mx"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlspolicy/dane"
 	"github.com/sluicemail/sluice/pipeline/deliver/tlsrpt"
 )
@@ -101,9 +103,21 @@ func (p *Policy) failure(r Result, kind tlsrpt.ResultType, err error) tlsrpt.Fai
 	f := tlsrpt.Failure{Type: kind, MXHostname: p.host.Name, MXHelo: r.Helo, SendingIP: ip(r.Local), IP: ip(r.Remote)}
 	if err != nil && (kind == tlsrpt.ValidationFailure || kind == tlsrpt.CertificateNotTrusted || kind == tlsrpt.STSPolicyFetchError ||
 		kind == tlsrpt.STSPolicyInvalid || kind == tlsrpt.STSWebPKIInvalid) {
-		f.Code = err.Error() // the collector cuts it and makes it printable
+		f.Code = reason(err) // the collector cuts it and makes it printable
+	}
+	if mx.Forbidden(r.Local) != "" {
+		f.SendingIP = "" // behind a translator: it says nothing to anybody but how our network is built
 	}
 	return f
+}
+
+// reason is the text of an error without our address and port, which make each failure another one.
+func reason(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 func ip(a netip.Addr) string {

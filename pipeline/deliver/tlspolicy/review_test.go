@@ -3,6 +3,12 @@ package tlspolicy_test
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -121,5 +127,32 @@ func TestKeptWithOldSuite(t *testing.T) {
 		if err := p.Check(&state); (err == nil) != good {
 			t.Errorf("%s: %v", level, err)
 		}
+	}
+}
+
+// TestReportsAreNotAboutUs: connections that end in the middle of the handshake are one kind of failure, though each has a port of its
+// own; and of our address behind a translator nobody is told.
+func TestReportsAreNotAboutUs(t *testing.T) {
+	w := newWorld(t)
+	p, err := w.policy(t, "plain.test", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port := range 60 {
+		w.p.Learn(p, tlspolicy.Result{
+			Offered: true, Local: netip.MustParseAddr("10.1.2.3"), Remote: netip.MustParseAddr("203.0.113.1"),
+			Err: fmt.Errorf("TLS handshake: %w", &net.OpError{
+				Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 40_000 + port},
+				Addr: &net.TCPAddr{IP: net.IPv4(203, 0, 113, 1), Port: 25}, Err: os.NewSyscallError("read", syscall.ECONNRESET),
+			}),
+		})
+	}
+	all, err := w.reports.Take(t.Context(), w.clock.Now())
+	if err != nil || len(all) != 1 || len(all[0].Policies) != 1 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	details := all[0].Policies[0].Details
+	if len(details) != 1 || details[0].Count != 60 || details[0].SendingIP != "" || strings.Contains(details[0].Code, "10.1.2.3") || details[0].Code == "" {
+		t.Errorf("%d details, the first is %+v", len(details), details[0])
 	}
 }
