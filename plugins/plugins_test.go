@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,36 @@ import (
 )
 
 var daemons = map[string]bool{"rspamd": true, "spamassassin": true, "clamav": true, "icap": true, "milter": true}
+
+// TestCheckOnly: each shipped plugin can check its settings without being configured: it finds what it would find, and leaves
+// its state and its daemon alone.
+func TestCheckOnly(t *testing.T) {
+	place := map[string]string{ // none of them is there
+		"clamav": "address", "milter": "address", "icap": "url", "rspamd": "url", "spamassassin": "address",
+	}
+	for name, make := range Builtins() {
+		good := map[string]any{}
+		if key := place[name]; key != "" {
+			good[key] = map[string]string{"address": "unix:/nowhere", "url": "icap://127.0.0.1:1/x"}[key]
+		}
+		if name == "rspamd" {
+			good["url"] = "unix:/nowhere"
+		}
+		if !make().Describe().CheckOnly {
+			t.Errorf("%s does not say that it can check", name)
+			continue
+		}
+		if err := (sdktest.Setup{Config: good, CheckOnly: true}).Configure(t, make()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		bad := maps.Clone(good)
+		bad["wrong"], bad["wronger"] = true, int64(1)
+		err := sdktest.Setup{Config: bad, CheckOnly: true}.Configure(t, make())
+		if err == nil || !strings.Contains(err.Error(), "wrong: ") || !strings.Contains(err.Error(), "wronger: ") {
+			t.Errorf("%s does not complain of unknown keys: %v", name, err)
+		}
+	}
+}
 
 // TestBuiltins: each shipped plugin is called what the list calls it, starts without settings, and has no
 // objection to an ordinary message, an empty one and one that is hardly a message. Those that ask a daemon are only

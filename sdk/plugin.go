@@ -41,6 +41,7 @@ type Manifest struct {
 	Changes    []ChangeKind // which changes it may ask for; others are refused by the core
 	MaxLanes   int          // questions it can work on at once; 0 is no limit of its own
 	Overlap    bool         // a second instance may run beside the first during replacement
+	CheckOnly  bool         // Configure obeys Settings.CheckOnly: sluice check can let it look at its settings
 }
 
 // Plugin is what an author implements. Describe is called first, then Configure

@@ -11,6 +11,12 @@ type Settings struct {
 	StateDir string         // a directory of the plugin's own that survives restarts
 	Dir      string         // the configuration's directory: what relative paths in Config are relative to
 	Lanes    int            // the most questions that the host will ask at a time
+
+	// CheckOnly asks for complaints about Config alone, as sluice check does, perhaps beside a server that runs this plugin.
+	// Configure reads and validates as always, and returns before it opens or locks anything, listens, connects, sends or
+	// learns. StateDir is then an empty directory that is removed afterwards. Only plugins whose manifest has CheckOnly
+	// are asked so; nothing else follows.
+	CheckOnly bool
 }
 
 // SettingError is a complaint about one key of Settings.Config; the core shows it

@@ -121,7 +121,7 @@ func New() sdk.Plugin { return &plugin{} }
 // Describe implements sdk.Plugin.
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "attachments", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Parsed: true, Overlap: true,
+		Name: "attachments", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Parsed: true, Overlap: true, CheckOnly: true,
 	}
 }
 

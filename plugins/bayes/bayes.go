@@ -47,14 +47,14 @@ func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "bayes", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent},
 		Events: []sdk.EventKind{sdk.EventLearnSpam, sdk.EventLearnHam, sdk.EventCommand},
-		Want:   sdk.WantAll, MaxContent: maxContent, MaxLanes: 16,
+		Want:   sdk.WantAll, MaxContent: maxContent, MaxLanes: 16, CheckOnly: true,
 	}
 }
 
 // Configure implements sdk.Plugin.
 func (p *plugin) Configure(ctx context.Context, s sdk.Settings) error {
 	p.settings = defaults()
-	if err := errors.Join(s.Decode(&p.settings), p.settings.check()); err != nil {
+	if err := errors.Join(s.Decode(&p.settings), p.settings.check()); err != nil || s.CheckOnly {
 		return err
 	}
 	if s.StateDir == "" {

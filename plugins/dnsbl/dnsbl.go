@@ -48,7 +48,7 @@ func New() sdk.Plugin { return &plugin{stop: make(chan struct{}), tested: make(c
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "dnsbl", Version: "1", Phases: []sdk.Phase{sdk.PhaseConnect, sdk.PhaseContent},
-		Events: []sdk.EventKind{sdk.EventCommand}, Want: sdk.WantHeader, MaxContent: maxHeader, Parsed: true, Overlap: true,
+		Events: []sdk.EventKind{sdk.EventCommand}, Want: sdk.WantHeader, MaxContent: maxHeader, Parsed: true, Overlap: true, CheckOnly: true,
 	}
 }
 
@@ -62,7 +62,7 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 		return err
 	}
 	var err error
-	if p.dns, err = newClient(p.settings.Servers, p.settings.CacheEntries); err != nil {
+	if p.dns, err = newClient(p.settings.Servers, p.settings.CacheEntries); err != nil || s.CheckOnly {
 		return err
 	}
 	p.lists = p.settings.lists()

@@ -29,7 +29,7 @@ func New() sdk.Plugin { return &plugin{signature: Signature()} }
 // Describe implements sdk.Plugin.
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "eicar", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Overlap: true,
+		Name: "eicar", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Overlap: true, CheckOnly: true,
 	}
 }
 

@@ -106,18 +106,17 @@ func New() sdk.Plugin {
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "greylist", Version: "1", Phases: []sdk.Phase{sdk.PhaseRecipient},
-		Events: []sdk.EventKind{sdk.EventCommand}, Want: sdk.WantNone,
+		Events: []sdk.EventKind{sdk.EventCommand}, Want: sdk.WantNone, CheckOnly: true,
 	}
 }
 
 // Configure implements sdk.Plugin.
 func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	p.settings = defaults()
-	if err := errors.Join(s.Decode(&p.settings), p.settings.check()); err != nil {
-		return err
-	}
+	decoding := s.Decode(&p.settings)
 	var err error
-	if p.exempt, err = newExceptions(&p.settings); err != nil {
+	p.exempt, err = newExceptions(&p.settings)
+	if err = errors.Join(decoding, p.settings.check(), err); err != nil || s.CheckOnly {
 		return err
 	}
 	if p.state, err = table.Open(s.StateDir, "greylist"); err != nil {

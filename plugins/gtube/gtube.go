@@ -31,7 +31,7 @@ func New() sdk.Plugin { return &plugin{signature: Signature()} }
 // Describe implements sdk.Plugin.
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
-		Name: "gtube", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Overlap: true,
+		Name: "gtube", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, Overlap: true, CheckOnly: true,
 	}
 }
 

@@ -103,7 +103,7 @@ func New() sdk.Plugin { return &plugin{} }
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "icap", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
-		Events: []sdk.EventKind{sdk.EventCommand}, Overlap: true,
+		Events: []sdk.EventKind{sdk.EventCommand}, Overlap: true, CheckOnly: true,
 	}
 }
 
@@ -114,7 +114,7 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 		return err
 	}
 	at, err := p.settings.place()
-	if err != nil {
+	if err != nil || s.CheckOnly {
 		return err
 	}
 	p.pool = dial.NewPool(at, dial.Options{

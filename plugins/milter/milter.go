@@ -49,7 +49,7 @@ func New() sdk.Plugin { return &plugin{} }
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "milter", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
-		Events: []sdk.EventKind{sdk.EventCommand}, Overlap: true,
+		Events: []sdk.EventKind{sdk.EventCommand}, Overlap: true, CheckOnly: true,
 		Changes: []sdk.ChangeKind{
 			sdk.AddField, sdk.ReplaceField, sdk.RemoveField, sdk.ReplaceBody, sdk.AddRecipient, sdk.RemoveRecipient, sdk.ChangeSender,
 		},
@@ -61,7 +61,7 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	p.settings = defaults()
 	decoding := s.Decode(&p.settings)
 	at, err := dial.Parse("address", p.settings.Address, s.Dir)
-	if err = errors.Join(decoding, err, p.settings.check()); err != nil {
+	if err = errors.Join(decoding, err, p.settings.check()); err != nil || s.CheckOnly {
 		return err
 	}
 	p.pool = dial.NewPool(at, dial.Options{Connect: 5 * time.Second, Open: p.settings.Connections})

@@ -139,18 +139,17 @@ func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "ratelimit", Version: "1", Want: sdk.WantNone,
 		Phases: []sdk.Phase{sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent},
-		Events: []sdk.EventKind{sdk.EventRefused, sdk.EventBounced, sdk.EventCommand},
+		Events: []sdk.EventKind{sdk.EventRefused, sdk.EventBounced, sdk.EventCommand}, CheckOnly: true,
 	}
 }
 
 // Configure implements sdk.Plugin.
 func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	p.settings = defaults()
-	if err := errors.Join(s.Decode(&p.settings), p.settings.check()); err != nil {
-		return err
-	}
+	decoding := s.Decode(&p.settings)
 	var err error
-	if p.exempt, err = newExemptions(p.settings.Exempt); err != nil {
+	p.exempt, err = newExemptions(p.settings.Exempt)
+	if err = errors.Join(decoding, p.settings.check(), err); err != nil || s.CheckOnly {
 		return err
 	}
 	lower := make(map[string]Limit, len(p.settings.Accounts))

@@ -49,7 +49,7 @@ func (p *plugin) Describe() sdk.Manifest {
 		Name: "spamassassin", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
 		Events:  []sdk.EventKind{sdk.EventLearnSpam, sdk.EventLearnHam, sdk.EventCommand},
 		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField},
-		Overlap: true,
+		Overlap: true, CheckOnly: true,
 	}
 }
 
@@ -57,7 +57,7 @@ func (p *plugin) Describe() sdk.Manifest {
 // while its filter is down.
 func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	set, at, err := configure(s)
-	if err != nil {
+	if err != nil || s.CheckOnly {
 		return err
 	}
 	p.settings = set

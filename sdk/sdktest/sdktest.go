@@ -42,6 +42,10 @@ type Setup struct {
 	StateDir string         // must exist; "": one of the test's own
 	Dir      string         // what relative paths in Config are relative to; "": one of the test's own
 	Lanes    int            // questions at a time; 0: 8. Never more than the manifest's MaxLanes
+
+	// CheckOnly lets Configure only check the settings, as sluice check does. What the plugin leaves in its state directory
+	// then fails the test.
+	CheckOnly bool
 }
 
 // Plugin is a plugin under test.
@@ -69,7 +73,7 @@ func Start(t testing.TB, p sdk.Plugin, config map[string]any) *Plugin {
 func (s Setup) Start(t testing.TB, p sdk.Plugin) *Plugin {
 	t.Helper()
 	started := s.dial(t, p)
-	if err := started.configure(s.Config); err != nil {
+	if err := started.configure(s.Config, false); err != nil {
 		t.Fatalf("configure: %v", err)
 	}
 	return started
@@ -85,7 +89,12 @@ func Configure(t testing.TB, p sdk.Plugin, config map[string]any) error {
 // Configure is like the function Configure.
 func (s Setup) Configure(t testing.TB, p sdk.Plugin) error {
 	t.Helper()
-	return s.dial(t, p).configure(s.Config)
+	started := s.dial(t, p)
+	err := started.configure(s.Config, s.CheckOnly)
+	if entries, _ := os.ReadDir(started.StateDir); s.CheckOnly && s.StateDir == "" && len(entries) > 0 {
+		t.Errorf("a check of the settings left %s in the state directory", entries[0].Name())
+	}
+	return err
 }
 
 // Stop ends the plugin in order: its questions are cancelled, and it is closed. It is called at
@@ -163,13 +172,13 @@ func (p *Plugin) serve(plugin sdk.Plugin) {
 	p.t.Cleanup(p.stop)
 }
 
-func (p *Plugin) configure(config map[string]any) error {
+func (p *Plugin) configure(config map[string]any, checkOnly bool) error {
 	table, err := wire.ToTable(config)
 	if err != nil {
 		return err
 	}
 	answer, err := p.client.Configure(p.t.Context(), &wire.ConfigureRequest{
-		Config: table, StateDir: p.StateDir, Dir: p.Dir, Lanes: uint32(p.Lanes),
+		Config: table, StateDir: p.StateDir, Dir: p.Dir, Lanes: uint32(p.Lanes), CheckOnly: checkOnly,
 	})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ type plugin struct {
 func (p *plugin) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "test", Version: "1", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll,
-		Parsed: p.manifest.Parsed, Events: p.manifest.Events,
+		Parsed: p.manifest.Parsed, Events: p.manifest.Events, CheckOnly: p.manifest.CheckOnly,
 	}
 }
 
@@ -451,6 +451,35 @@ func TestConfigure(t *testing.T) {
 		if err != nil || strings.Join(got, " ") != want {
 			t.Errorf("%s: %q %v, expected %q", mode, got, err, want)
 		}
+	}
+}
+
+// TestCheckOnly: a check reaches the plugin as one, brings its complaints, opens no lane and closes nothing; a plugin that does
+// not say that it knows what a check is, is not configured at all.
+func TestCheckOnly(t *testing.T) {
+	p := &plugin{manifest: sdk.Manifest{CheckOnly: true}}
+	c := start(t, p, 0)
+	r, err := c.Configure(t.Context(), &wire.ConfigureRequest{CheckOnly: true})
+	if err != nil || len(r.GetErrors()) != 0 || !p.settings.CheckOnly {
+		t.Errorf("%v %v, a check: %v", r, err, p.settings.CheckOnly)
+	}
+	lane, err := c.Lane(t.Context())
+	if err == nil {
+		_, err = lane.Recv()
+	}
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a lane after a check: %v", err)
+	}
+	table, err := wire.ToTable(map[string]any{"mode": "settings"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Configure(t.Context(), &wire.ConfigureRequest{Config: table, CheckOnly: true}); err != nil || len(r.GetErrors()) != 2 {
+		t.Errorf("%v %v", r, err)
+	}
+	old := &plugin{settings: sdk.Settings{Dir: "untouched"}}
+	if _, err := start(t, old, 0).Configure(t.Context(), &wire.ConfigureRequest{CheckOnly: true}); status.Code(err) != codes.Unimplemented || old.settings.Dir != "untouched" {
+		t.Errorf("a plugin that knows no check: %v, %+v", err, old.settings)
 	}
 }
 

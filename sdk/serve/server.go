@@ -63,7 +63,8 @@ func (s *server) Describe(context.Context, *wire.DescribeRequest) (*wire.Describ
 }
 
 // Configure implements wire.PluginServer. Complaints travel in the response: an
-// RPC error is for what the administrator can't mend in the file.
+// RPC error is for what the administrator can't mend in the file. After a mere check
+// the plugin is as if nobody had called: no lane is opened, and it is not closed.
 func (s *server) Configure(ctx context.Context, r *wire.ConfigureRequest) (*wire.ConfigureResponse, error) {
 	if err := s.beginConfigure(); err != nil {
 		return nil, err
@@ -76,9 +77,17 @@ func (s *server) Configure(ctx context.Context, r *wire.ConfigureRequest) (*wire
 	}
 	lanes := max(1, min(r.GetLanes(), 1<<16))
 	manifest := s.plugin.Describe()
-	err = s.plugin.Configure(ctx, sdk.Settings{Config: config, StateDir: r.GetStateDir(), Dir: r.GetDir(), Lanes: int(lanes)})
+	if r.GetCheckOnly() && !manifest.CheckOnly { // it would open what must not be opened
+		return nil, status.Error(codes.Unimplemented, "configure: the plugin cannot only check its settings")
+	}
+	err = s.plugin.Configure(ctx, sdk.Settings{
+		Config: config, StateDir: r.GetStateDir(), Dir: r.GetDir(), Lanes: int(lanes), CheckOnly: r.GetCheckOnly(),
+	})
 	if err != nil {
 		return &wire.ConfigureResponse{Errors: complaints(err)}, nil
+	}
+	if r.GetCheckOnly() {
+		return &wire.ConfigureResponse{}, nil
 	}
 	s.mu.Lock()
 	s.lanes, s.parsed = int(lanes), manifest.Parsed

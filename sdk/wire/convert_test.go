@@ -98,7 +98,7 @@ func TestManifest(t *testing.T) {
 	m := sdk.Manifest{
 		Name: "n", Version: "v", Phases: []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent, sdk.PhaseRoute, sdk.PhaseEvent},
 		Events: []sdk.EventKind{sdk.EventDelivered, sdk.EventCommand}, Want: sdk.WantHeader, MaxContent: 1 << 33, Parsed: true,
-		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField, sdk.ReplaceBody, sdk.ChangeSender}, MaxLanes: 3, Overlap: true,
+		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField, sdk.ReplaceBody, sdk.ChangeSender}, MaxLanes: 3, Overlap: true, CheckOnly: true,
 	}
 	d, err := ToManifest(m)
 	if err != nil {

@@ -39,6 +39,7 @@ func ToPhase(p sdk.Phase) (Phase, error) {
 func ToManifest(m sdk.Manifest) (*DescribeResponse, error) {
 	out := &DescribeResponse{
 		Name: valid(m.Name), Version: valid(m.Version), Overlap: m.Overlap, Parsed: m.Parsed, MaxContent: m.MaxContent,
+		CheckOnly: m.CheckOnly,
 	}
 	for _, p := range m.Phases {
 		number, err := ToPhase(p)
@@ -83,7 +84,7 @@ const maxLanes = 1 << 16
 func FromManifest(d *DescribeResponse) (sdk.Manifest, error) {
 	m := sdk.Manifest{
 		Name: d.GetName(), Version: d.GetVersion(), MaxLanes: int(min(d.GetMaxLanes(), maxLanes)),
-		Overlap: d.GetOverlap(), Parsed: d.GetParsed(), MaxContent: d.GetMaxContent(),
+		Overlap: d.GetOverlap(), Parsed: d.GetParsed(), MaxContent: d.GetMaxContent(), CheckOnly: d.GetCheckOnly(),
 	}
 	for _, p := range d.GetPhases() {
 		if word, ok := FromPhase(p); ok {

@@ -395,6 +395,7 @@ type DescribeResponse struct {
 	Events        []EventKind            `protobuf:"varint,9,rep,packed,name=events,proto3,enum=sluice.plugin.v1.EventKind" json:"events,omitempty"`    // what it is told
 	MaxContent    int64                  `protobuf:"varint,10,opt,name=max_content,json=maxContent,proto3" json:"max_content,omitempty"`                // it is sent at most so many octets of a message; 0: no limit of its own
 	LaneSocket    string                 `protobuf:"bytes,11,opt,name=lane_socket,json=laneSocket,proto3" json:"lane_socket,omitempty"`                 // a unix socket for lanes without gRPC, in PLUGIN_UNIX_SOCKET_DIR; "" for none
+	CheckOnly     bool                   `protobuf:"varint,12,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`                   // it obeys ConfigureRequest.check_only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -506,12 +507,20 @@ func (x *DescribeResponse) GetLaneSocket() string {
 	return ""
 }
 
+func (x *DescribeResponse) GetCheckOnly() bool {
+	if x != nil {
+		return x.CheckOnly
+	}
+	return false
+}
+
 type ConfigureRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        map[string]*Value      `protobuf:"bytes,1,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // [plugin.NAME.config]
 	StateDir      string                 `protobuf:"bytes,2,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"`                                                       // a directory of the plugin's own that survives restarts
 	Lanes         uint32                 `protobuf:"varint,3,opt,name=lanes,proto3" json:"lanes,omitempty"`                                                                            // how many lanes the host may open
 	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`                                                                                 // the configuration's directory, absolute: what relative paths in config are relative to
+	CheckOnly     bool                   `protobuf:"varint,5,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`                                                   // only look at config and complain: open, lock, connect and start nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +581,13 @@ func (x *ConfigureRequest) GetDir() string {
 		return x.Dir
 	}
 	return ""
+}
+
+func (x *ConfigureRequest) GetCheckOnly() bool {
+	if x != nil {
+		return x.CheckOnly
+	}
+	return false
 }
 
 type ConfigureResponse struct {
@@ -2728,7 +2744,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"\fplugin.proto\x12\x10sluice.plugin.v1\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\xa1\x03\n" +
+	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\xc0\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12/\n" +
@@ -2743,15 +2759,19 @@ const file_plugin_proto_rawDesc = "" +
 	" \x01(\x03R\n" +
 	"maxContent\x12\x1f\n" +
 	"\vlane_socket\x18\v \x01(\tR\n" +
-	"laneSocketJ\x04\b\f\x10\x10\"\xf9\x01\n" +
+	"laneSocket\x12\x1d\n" +
+	"\n" +
+	"check_only\x18\f \x01(\bR\tcheckOnlyJ\x04\b\r\x10\x10\"\x98\x02\n" +
 	"\x10ConfigureRequest\x12F\n" +
 	"\x06config\x18\x01 \x03(\v2..sluice.plugin.v1.ConfigureRequest.ConfigEntryR\x06config\x12\x1b\n" +
 	"\tstate_dir\x18\x02 \x01(\tR\bstateDir\x12\x14\n" +
 	"\x05lanes\x18\x03 \x01(\rR\x05lanes\x12\x10\n" +
-	"\x03dir\x18\x04 \x01(\tR\x03dir\x1aR\n" +
+	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x1d\n" +
+	"\n" +
+	"check_only\x18\x05 \x01(\bR\tcheckOnly\x1aR\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01J\x04\b\x05\x10\x10\"K\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.sluice.plugin.v1.ValueR\x05value:\x028\x01J\x04\b\x06\x10\x10\"K\n" +
 	"\x11ConfigureResponse\x126\n" +
 	"\x06errors\x18\x01 \x03(\v2\x1e.sluice.plugin.v1.SettingErrorR\x06errors\":\n" +
 	"\fSettingError\x12\x10\n" +

@@ -40,7 +40,8 @@ type PluginClient interface {
 	// Describe is called first, once per process. It must not depend on
 	// Configure and must answer within 5 s.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
-	// Configure is called once, after Describe and before the first lane.
+	// Configure is called once, after Describe and before the first lane, or with
+	// check_only, after which there is no lane.
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
 	// Lane carries one question at a time for as long as the process lives. The
 	// host opens at most ConfigureRequest.lanes of them, and one more for events if
@@ -98,7 +99,8 @@ type PluginServer interface {
 	// Describe is called first, once per process. It must not depend on
 	// Configure and must answer within 5 s.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
-	// Configure is called once, after Describe and before the first lane.
+	// Configure is called once, after Describe and before the first lane, or with
+	// check_only, after which there is no lane.
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
 	// Lane carries one question at a time for as long as the process lives. The
 	// host opens at most ConfigureRequest.lanes of them, and one more for events if

@@ -27,7 +27,7 @@ type banner struct {
 func (*banner) Describe() sdk.Manifest {
 	return sdk.Manifest{
 		Name: "banner", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantAll, MaxContent: most, Parsed: true,
-		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField, sdk.ReplaceBody}, Overlap: true,
+		Changes: []sdk.ChangeKind{sdk.AddField, sdk.RemoveField, sdk.ReplaceBody}, Overlap: true, CheckOnly: true,
 	}
 }
 

@@ -108,13 +108,13 @@ class Plugin {
   describe(call, reply) {
     reply(null, {
       name: NAME, version: VERSION, phases: ['PHASE_CONTENT'], want: 'WANT_ALL', parsed: true,
-      max_lanes: LANES, overlap: true,
+      max_lanes: LANES, overlap: true, check_only: true,
     });
   }
 
   configure(call, reply) {
     const { settings, complaints } = configure(table(call.request.config));
-    this.settings = settings;
+    if (!call.request.check_only) this.settings = settings; // open, connect and start things here, never for a check
     reply(null, { errors: complaints });
   }
 

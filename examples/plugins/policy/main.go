@@ -20,7 +20,7 @@ type policy struct {
 }
 
 func (*policy) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "policy", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantNone, Parsed: true, Overlap: true}
+	return sdk.Manifest{Name: "policy", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantNone, Parsed: true, Overlap: true, CheckOnly: true}
 }
 
 func (p *policy) Configure(_ context.Context, settings sdk.Settings) error {

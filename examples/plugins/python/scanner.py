@@ -61,7 +61,7 @@ class Scan:
 
 
 def configure(config):
-    """Reads the settings. Returns them and all complaints, each with the key that it is about."""
+    """Reads the settings, and does nothing else: sluice check calls it too. Returns them and all complaints, each with its key."""
     settings, complaints = Settings(), []
     for key in config:
         if key != "words":
@@ -97,11 +97,13 @@ class Plugin:
     def describe(self, request, context):
         return pb.DescribeResponse(
             name=NAME, version=VERSION, phases=[pb.PHASE_CONTENT], want=pb.WANT_ALL, parsed=True,
-            max_lanes=LANES, overlap=True,
+            max_lanes=LANES, overlap=True, check_only=True,
         )
 
     def configure(self, request, context):
-        self.settings, complaints = configure(request.config)
+        settings, complaints = configure(request.config)
+        if not request.check_only:  # open, connect and start things here, never for a check
+            self.settings = settings
         return pb.ConfigureResponse(errors=complaints)
 
     def lane(self, frames, context):

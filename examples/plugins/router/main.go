@@ -22,7 +22,7 @@ type router struct {
 }
 
 func (*router) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "router", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseRoute}, Overlap: true}
+	return sdk.Manifest{Name: "router", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseRoute}, Overlap: true, CheckOnly: true}
 }
 
 func (r *router) Configure(_ context.Context, settings sdk.Settings) error {

@@ -16,7 +16,7 @@ type scanner struct {
 }
 
 func (*scanner) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantHeader, Overlap: true}
+	return sdk.Manifest{Name: "scanner", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseContent}, Want: sdk.WantHeader, Overlap: true, CheckOnly: true}
 }
 
 func (s *scanner) Configure(_ context.Context, settings sdk.Settings) error {

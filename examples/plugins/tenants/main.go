@@ -25,7 +25,7 @@ type tenants struct {
 }
 
 func (*tenants) Describe() sdk.Manifest {
-	return sdk.Manifest{Name: "tenants", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseRoute}, Overlap: true}
+	return sdk.Manifest{Name: "tenants", Version: "1.0", Phases: []sdk.Phase{sdk.PhaseRoute}, Overlap: true, CheckOnly: true}
 }
 
 func (t *tenants) Configure(_ context.Context, settings sdk.Settings) error {
