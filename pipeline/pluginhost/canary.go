@@ -83,16 +83,27 @@ type canary struct {
 	others  tally
 }
 
-func newCanary(h *Host, c Config) *canary {
-	own := c
+// version returns the table that the second version would have if it were a plugin.
+func (c *Canary) version(of Config) Config {
+	own := of
 	own.Canary = Canary{}
-	if len(c.Canary.Command) > 0 || c.Canary.Builtin != "" {
-		own.Command, own.Builtin, own.SHA256, own.Files = c.Canary.Command, c.Canary.Builtin, c.Canary.SHA256, c.Canary.Files
+	if c.OwnProgram() {
+		own.Command, own.Builtin, own.SHA256, own.Files = c.Command, c.Builtin, c.SHA256, c.Files
 	}
-	if len(c.Canary.Config) > 0 {
-		own.Config = c.Canary.Config
+	if c.OwnConfig() {
+		own.Config = c.Config
 	}
-	return &canary{plugin: newRole(h, own, ".canary"), main: c.Name, share: uint32(c.Canary.Share * math.MaxUint32)}
+	return own
+}
+
+// OwnProgram reports whether the second version is another program, whose command, sha256 and files are its own.
+func (c *Canary) OwnProgram() bool { return len(c.Command) > 0 || c.Builtin != "" }
+
+// OwnConfig reports whether the second version has settings of its own.
+func (c *Canary) OwnConfig() bool { return len(c.Config) > 0 }
+
+func newCanary(h *Host, c Config) *canary {
+	return &canary{plugin: newRole(h, c.Canary.version(c), ".canary"), main: c.Name, share: uint32(c.Canary.Share * math.MaxUint32)}
 }
 
 // chosen reports whether a question is the canary's.

@@ -53,8 +53,13 @@
 // # Reload
 //
 // Host.Reload is all or nothing: new versions start first, beside the old ones where both allow it (Manifest.Overlap), and
-// if one does not start nothing has changed. Old versions answer messages that began with them, until nobody has asked for
+// if one does not start nothing has changed; what cannot start beside is checked before. Old versions answer messages that began with them, until nobody has asked for
 // Options.Linger; who asks later is led to the successor. See reload.go.
+//
+// # Check
+//
+// Check starts plugins for `sluice check`, beside a server that runs the same ones, and lets them look at their settings. They
+// have no state directory then, and are configured only if they say that they know what a check is. See check.go.
 //
 // # Breaker and canary
 //

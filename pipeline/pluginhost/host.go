@@ -113,10 +113,16 @@ func New(o Options) *Host {
 // *sdk.SettingError, for lines in the configuration.
 type StartError struct {
 	Plugin string
+	Canary bool // its second version does not
 	Err    error
 }
 
-func (e *StartError) Error() string { return "start plugin " + e.Plugin + ": " + e.Err.Error() }
+func (e *StartError) Error() string {
+	if e.Canary {
+		return "start the canary of plugin " + e.Plugin + ": " + e.Err.Error()
+	}
+	return "start plugin " + e.Plugin + ": " + e.Err.Error()
+}
 
 // Unwrap returns the cause.
 func (e *StartError) Unwrap() error { return e.Err }
@@ -126,6 +132,21 @@ func (e *StartError) Unwrap() error { return e.Err }
 func (h *Host) Start(ctx context.Context, configs []Config) error {
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
+	if err := h.open(ctx, configs); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range configs {
+		p := newPlugin(h, c)
+		h.plugins[c.Name] = p
+		p.start()
+	}
+	return nil
+}
+
+// open makes what processes need: the directory of their sockets, the thread that starts them, their enclosure.
+func (h *Host) open(ctx context.Context, configs []Config) error {
 	if err := h.validate(configs); err != nil {
 		return err
 	}
@@ -141,23 +162,17 @@ func (h *Host) Start(ctx context.Context, configs []Config) error {
 	}
 	h.ctx, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go h.startProcesses(h.ctx)
-	if len(configs) > 0 {
-		missing := Missing(h.options.User != nil)
-		if h.groups = h.options.groups; h.groups == nil {
-			if h.groups, err = openCgroups(); err != nil {
-				missing = append(missing, noCgroups(err))
-			}
-		}
-		for _, what := range missing {
-			h.options.Logger.Info("plugins are less enclosed than they could be", "why", what)
+	if len(configs) == 0 {
+		return nil
+	}
+	missing := Missing(h.options.User != nil)
+	if h.groups = h.options.groups; h.groups == nil {
+		if h.groups, err = openCgroups(); err != nil {
+			missing = append(missing, noCgroups(err))
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, c := range configs {
-		p := newPlugin(h, c)
-		h.plugins[c.Name] = p
-		p.start()
+	for _, what := range missing {
+		h.options.Logger.Info("plugins are less enclosed than they could be", "why", what)
 	}
 	return nil
 }
@@ -169,10 +184,10 @@ func (h *Host) validate(configs []Config) error {
 	for i := range configs {
 		c := &configs[i]
 		if err := c.Validate(h.options.Builtins); err != nil {
-			problems = append(problems, &StartError{c.Name, err})
+			problems = append(problems, &StartError{Plugin: c.Name, Err: err})
 		}
 		if names[c.Name] {
-			problems = append(problems, &StartError{c.Name, errors.New("there are two of that name")})
+			problems = append(problems, &StartError{Plugin: c.Name, Err: errors.New("there are two of that name")})
 		}
 		names[c.Name] = true
 	}

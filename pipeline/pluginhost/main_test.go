@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -89,6 +90,8 @@ func (p *testPlugin) Describe() sdk.Manifest {
 		m.MaxLanes = 2
 	case "overlap", "overlap2":
 		m.Overlap = true
+	case "checks":
+		m.CheckOnly = true
 	case "all":
 		m.Phases = []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent, sdk.PhaseRoute}
 		m.Events = []sdk.EventKind{sdk.EventDelivered, sdk.EventLearnSpam, sdk.EventCommand}
@@ -102,6 +105,16 @@ func (p *testPlugin) Describe() sdk.Manifest {
 }
 
 func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
+	switch s.Config["configure"] {
+	case "hang":
+		time.Sleep(time.Hour)
+	case "crash":
+		fmt.Fprintln(os.Stderr, "out of luck")
+		os.Exit(3)
+	case "look": // at what a check gives it
+		entries, _ := os.ReadDir(s.StateDir)
+		return fmt.Errorf("check %v, %d files, %v", s.CheckOnly, len(entries), os.WriteFile(filepath.Join(s.StateDir, "x"), nil, 0o600))
+	}
 	if _, broken := s.Config["broken"]; broken {
 		return errors.New("the licence has expired")
 	}

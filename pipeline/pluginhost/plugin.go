@@ -169,14 +169,14 @@ func (p *Plugin) waitFirst(ctx context.Context) error {
 	select {
 	case <-p.first:
 		if err := p.firstError(); err != nil {
-			return &StartError{p.name, err}
+			return &StartError{Plugin: p.name, Err: err}
 		}
 	case <-ctx.Done():
-		return &StartError{p.name, errors.New("it is still starting")}
+		return &StartError{Plugin: p.name, Err: errors.New("it is still starting")}
 	}
 	if p.canary != nil {
 		if err := p.canary.plugin.waitFirst(ctx); err != nil {
-			return &StartError{p.name, &FieldError{Key: "canary", Problem: err.Error()}}
+			return &StartError{Plugin: p.name, Canary: true, Err: errors.Unwrap(err)}
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,9 @@ type change struct {
 //   - without, the old one answers what it was asked and ends, then the new one starts. Questions wait meanwhile, within their deadline;
 //   - what is in no table any more ends like an old version; whoever asks it after that is put off (Busy).
 //
+// Before anything else, each new version for which an old one would have to end first is checked in a process of its own, as Check
+// does: a mistake in a table, or a program that does not start, then disturbs nobody.
+//
 // If one new version does not start or refuses its settings, all new ones are ended and the old ones go on, those that
 // were stopped already in a new process. The error then joins *StartErrors. Plugin returns the new ones once Reload has returned nil.
 func (h *Host) Reload(ctx context.Context, configs []Config) error {
@@ -48,6 +52,9 @@ func (h *Host) Reload(ctx context.Context, configs []Config) error {
 		}
 	}()
 	kept, changes, removed := h.compare(configs)
+	if err := h.checkChanges(ctx, changes); err != nil {
+		return err
+	}
 	if err := h.startNew(ctx, changes); err != nil {
 		h.undo(changes)
 		return err
@@ -101,6 +108,36 @@ func (c *canary) isStopped() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.stopped
+}
+
+// checkChanges lets new versions that may not start beside the old one look at their settings while that still runs.
+func (h *Host) checkChanges(ctx context.Context, changes []*change) error {
+	var list []Config
+	for _, c := range changes {
+		if !c.beside() {
+			list = append(list, c.fresh.config)
+		}
+	}
+	var problems []error
+	for _, found := range h.checkAll(ctx, list) {
+		if found.Err != nil {
+			problems = append(problems, found.Err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// beside reports whether it is certain that the new version can start while the old one runs. Another program may say in its
+// manifest that it cannot.
+func (c *change) beside() bool {
+	if c.old == nil || c.old.config.Mode == Off || c.fresh.config.Mode == Off {
+		return true
+	}
+	c.old.mu.Lock()
+	ready, overlap := c.old.state == stateReady, c.old.manifest.Overlap
+	c.old.mu.Unlock()
+	a, b := &c.old.config, &c.fresh.config
+	return !ready || overlap && a.Builtin == b.Builtin && slices.Equal(a.Command, b.Command) && !c.old.outdated()
 }
 
 // startNew starts every new version: those that can run beside the old one first, because they can be taken back

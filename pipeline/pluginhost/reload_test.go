@@ -18,7 +18,7 @@ import (
 // newReloadHarness is a host whose builtins are all that reloads name.
 func newReloadHarness(t *testing.T, builtin string, change func(*Config, *Options)) *harness {
 	h := newHarness(t, builtin, func(c *Config, o *Options) {
-		o.Builtins = []string{"overlap", "overlap2", "plain", "plain2", "all", "exits"}
+		o.Builtins = []string{"overlap", "overlap2", "plain", "plain2", "checks", "all", "exits"}
 		o.Linger = 300 * time.Millisecond
 		if change != nil {
 			change(c, o)
@@ -117,9 +117,10 @@ func TestReloadKeeps(t *testing.T) {
 	}
 }
 
-// TestReloadRefused: a new version that does not start, or refuses its settings, changes nothing for anybody.
+// TestReloadRefused: a new version that does not start, or refuses its settings, changes nothing for anybody. The process that
+// runs is not even ended, unless the plugin can neither overlap nor check its settings.
 func TestReloadRefused(t *testing.T) {
-	for _, builtin := range []string{"overlap", "plain"} {
+	for _, builtin := range []string{"overlap", "plain", "checks"} {
 		t.Run(builtin, func(t *testing.T) {
 			t.Parallel()
 			h := newReloadHarness(t, builtin, nil)
@@ -139,16 +140,17 @@ func TestReloadRefused(t *testing.T) {
 			if v, kind := h.ask(t, message("do: version\r\n\r\n")); kind != "" || v.Tags["version"] != "1" {
 				t.Errorf("afterwards %q %v", kind, v.Tags)
 			}
-			if s := h.host.States(); len(s) != 1 || s[0].State != stateReady || (builtin == "overlap") != (s[0].PID == pid) {
+			if s := h.host.States(); len(s) != 1 || s[0].State != stateReady || (builtin == "plain") == (s[0].PID == pid) {
 				t.Errorf("%+v", s)
 			}
+			pid = h.host.States()[0].PID
 			exits := h.Config()
 			exits.Builtin = "exits"
 			if err := h.host.Reload(t.Context(), []Config{exits}); err == nil || !strings.Contains(err.Error(), "no licence file") {
 				t.Errorf("%v", err)
 			}
-			if _, kind := h.ask(t, message("do: x\r\n\r\n")); kind != "" {
-				t.Errorf("afterwards %q", kind)
+			if _, kind := h.ask(t, message("do: x\r\n\r\n")); kind != "" || h.host.States()[0].PID != pid {
+				t.Errorf("afterwards %q, %+v", kind, h.host.States())
 			}
 			if err := h.host.Reload(t.Context(), []Config{exits, exits}); err == nil || !strings.Contains(err.Error(), "two of that name") {
 				t.Errorf("%v", err)

@@ -160,6 +160,16 @@ func (r *runner) beforeTold(note func()) {
 	r.note = note
 }
 
+// ending says how the process has ended, or "it runs" while it does.
+func (r *runner) ending() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.reaped {
+		return "it runs"
+	}
+	return r.status
+}
+
 // isReaped reports whether the process has ended and its directory is being removed, or was.
 func (r *runner) isReaped() bool {
 	r.mu.Lock()

@@ -18,7 +18,9 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 	gprunner "github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicemail/sluice/sdk"
 	"github.com/sluicemail/sluice/sdk/wire"
@@ -37,6 +39,7 @@ type launch struct {
 	stateDir string
 	dir      string // working directory, the configuration's
 
+	check     bool                // it is to describe itself and to check its settings, no more
 	described func(*sdk.Manifest) // called between Describe and Configure; may be nil
 	files     string              // what the program's files are, after spec
 }
@@ -155,6 +158,9 @@ func startError(err error, run *runner, out *output) error {
 		run.waitDead()
 	}
 	text := printable(strings.ReplaceAll(err.Error(), "\n", " "))
+	if run != nil && strings.Contains(text, "Failed to read any lines") { // go-plugin's words, of a process that has ended
+		text = "handshake: no line on standard output: " + run.ending()
+	}
 	if len(text) > 400 {
 		text = strings.ToValidUTF8(text[:400], "") + " ..."
 	}
@@ -188,7 +194,7 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	p.conn, p.client = conn, wire.NewPluginClient(conn)
 	described, err := p.client.Describe(ctx, &wire.DescribeRequest{HostVersion: l.options.Version})
 	if err != nil {
-		return fmt.Errorf("describe: %w", err)
+		return fmt.Errorf("describe: %w", callError(err))
 	}
 	if p.manifest, err = wire.FromManifest(described); err == nil {
 		err = checkManifest(&p.manifest)
@@ -206,7 +212,10 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	if p.manifest.MaxLanes > 0 {
 		p.lanes = min(p.lanes, p.manifest.MaxLanes)
 	}
-	if err := p.configure(ctx, l); err != nil {
+	if l.check && !p.manifest.CheckOnly {
+		return nil
+	}
+	if err := p.configure(ctx, l); err != nil || l.check {
 		return err
 	}
 	p.free.size, p.free.warm = p.lanes, p.direct != ""
@@ -220,6 +229,17 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 		p.events.put(l)
 	}
 	return nil
+}
+
+// callError says plainly what became of a call that got no answer.
+func callError(err error) error {
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
+		return errors.New("no answer in time")
+	case codes.Unavailable:
+		return errors.New("the process ended, or closed its socket, instead of an answer")
+	}
+	return err
 }
 
 func checkManifest(m *sdk.Manifest) error {
@@ -240,10 +260,10 @@ func (p *process) configure(ctx context.Context, l *launch) error {
 		return &badSettings{fmt.Errorf("configure: config.%w", err)}
 	}
 	answer, err := p.client.Configure(ctx, &wire.ConfigureRequest{
-		Config: table, StateDir: l.stateDir, Lanes: uint32(p.lanes), Dir: l.dir,
+		Config: table, StateDir: l.stateDir, Lanes: uint32(p.lanes), Dir: l.dir, CheckOnly: l.check,
 	})
 	if err != nil {
-		return fmt.Errorf("configure: %w", err)
+		return fmt.Errorf("configure: %w", callError(err))
 	}
 	if len(answer.GetErrors()) == 0 {
 		return nil
