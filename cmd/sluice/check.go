@@ -1,12 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,39 +17,55 @@ import (
 	"github.com/sluicemail/sluice/cmd/internal/config"
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
-	"github.com/sluicemail/sluice/plugins"
 	"github.com/sluicemail/sluice/sdk"
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{
+	noPlugins := false
+	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "report every problem of the configuration, or say what it amounts to",
 		Long: `Reports every problem of the configuration with its file, line and key, and then exits with status 1. Without one it says
 what the configuration amounts to: the listeners, the pipelines, which plugin is asked when, what its failure means, and
-which privileges this system lacks.`,
+which privileges this system lacks.
+
+Each plugin is started as the server would start it, says what it thinks of its settings, and is ended. It is asked about no mail, its
+state is not touched, and it connects to nothing: a check may run beside the server. Where the programs of the plugins are not
+installed, --no-plugins leaves them out.`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(a.configPath, config.Options{Builtins: builtinNames()})
-			if err != nil {
-				return a.reportProblems(err)
-			}
-			problems := c.CheckSystem(time.Now())
-			if slices.ContainsFunc(problems, func(p config.Problem) bool { return !p.Warning }) {
-				return a.reportProblems(append(c.Warnings, problems...))
-			}
-			dead, asked, err := checkAccounts(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			r := newReport(c, slices.Concat(c.Warnings, problems, dead))
-			r.Accounts = asked
-			if a.json {
-				return json.NewEncoder(a.stdout).Encode(r)
-			}
-			return r.print(a.stdout)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), !noPlugins) },
 	}
+	cmd.Flags().BoolVar(&noPlugins, "no-plugins", false, "start no plugins, and do not look for their programs")
+	return cmd
+}
+
+func (a *app) check(ctx context.Context, withPlugins bool) error {
+	c, err := config.Load(a.configPath, config.Options{Builtins: builtinNames()})
+	if err != nil {
+		return a.reportProblems(err)
+	}
+	problems := c.CheckSystem(time.Now(), withPlugins)
+	var found checkedPlugins
+	if withPlugins {
+		var more config.Problems
+		if found, more, err = a.checkPlugins(ctx, c, problems); err != nil {
+			return err
+		}
+		problems = append(problems, more...).Sorted()
+	}
+	if slices.ContainsFunc(problems, func(p config.Problem) bool { return !p.Warning }) {
+		return a.reportProblems(append(c.Warnings, problems...))
+	}
+	dead, asked, err := checkAccounts(ctx, c)
+	if err != nil {
+		return err
+	}
+	r := newReport(c, slices.Concat(c.Warnings, problems, dead), found)
+	r.Accounts = asked
+	if a.json {
+		return json.NewEncoder(a.stdout).Encode(r)
+	}
+	return r.print(a.stdout)
 }
 
 // reportProblems prints problems, as JSON an object a line.
@@ -127,19 +142,10 @@ type askedReport struct {
 	OnCrash   string `json:"on_crash"`
 }
 
-type pluginReport struct {
-	Name    string   `json:"name"`
-	Program string   `json:"program"`
-	Lanes   int      `json:"lanes"`
-	Memory  string   `json:"memory"`
-	SHA256  string   `json:"sha256,omitempty"`
-	AskedBy []string `json:"asked_by"`
-}
-
-func newReport(c *config.Config, warnings []config.Problem) *report {
+func newReport(c *config.Config, warnings []config.Problem, found checkedPlugins) *report {
 	r := &report{
 		File: c.Path, Hostname: c.Hostname, DataDir: c.DataDir, TLS: "made by ourselves, in data_dir",
-		Warnings: warnings, Missing: pluginhost.Missing(c.PluginUser != ""), RunsAs: runsAs(),
+		Warnings: warnings, Missing: pluginhost.Missing(c.PluginUser != ""), RunsAs: runsAs(c),
 	}
 	if c.TLS.Certificate != "" {
 		r.TLS = c.TLS.Certificate
@@ -153,21 +159,9 @@ func newReport(c *config.Config, warnings []config.Problem) *report {
 	}
 	r.Relays = relayReports(c)
 	for _, name := range slices.Sorted(maps.Keys(c.Pipeline)) {
-		r.Pipelines = append(r.Pipelines, newPipelineReport(c, name))
+		r.Pipelines = append(r.Pipelines, newPipelineReport(c, name, found))
 	}
-	by := askedBy(c)
-	for _, name := range slices.Sorted(maps.Keys(c.Plugin)) {
-		p := c.Plugin[name]
-		program := strings.Join(p.Command, " ")
-		if p.Builtin != "" {
-			program = "builtin " + p.Builtin
-		}
-		memory := "unlimited"
-		if p.Memory > 0 {
-			memory = p.Memory.String()
-		}
-		r.Plugins = append(r.Plugins, pluginReport{name, program, p.Lanes, memory, p.SHA256, by[name]})
-	}
+	r.Plugins = pluginReports(c, found)
 	return r
 }
 
@@ -190,7 +184,7 @@ func newListenerReport(name string, l *config.Listener) listenerReport {
 	return r
 }
 
-func newPipelineReport(c *config.Config, name string) pipelineReport {
+func newPipelineReport(c *config.Config, name string, found checkedPlugins) pipelineReport {
 	p := c.Pipeline[name]
 	mixed := string(p.Mixed)
 	if mixed == "" {
@@ -201,10 +195,10 @@ func newPipelineReport(c *config.Config, name string) pipelineReport {
 		{Stage: pipeline.StageAuthenticate, Does: authenticateDoes(p)},
 		{Stage: pipeline.StageAntiSpam, Does: strings.Join([]string{threshold("junk", p.AntiSpam.JunkAt),
 			threshold("quarantine", p.AntiSpam.QuarantineAt), threshold("reject", p.AntiSpam.RejectAt)}, ", "),
-			Asks: asks(c, pipeline.StageAntiSpam, p.AntiSpam.Plugins, sdk.Accept)},
+			Asks: asks(c, found, pipeline.StageAntiSpam, p.AntiSpam.Plugins, sdk.Accept)},
 		{Stage: pipeline.StageAntiVirus, Does: "an infected message: " + p.AntiVirus.OnInfected.String(),
-			Asks: asks(c, pipeline.StageAntiVirus, p.AntiVirus.Plugins, sdk.Defer)},
-		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, pipeline.StageRoute, p.Route.Plugins, sdk.Defer)},
+			Asks: asks(c, found, pipeline.StageAntiVirus, p.AntiVirus.Plugins, sdk.Defer)},
+		{Stage: pipeline.StageRoute, Does: "accounts, then aliases, then catch-all", Asks: asks(c, found, pipeline.StageRoute, p.Route.Plugins, sdk.Defer)},
 		{Stage: pipeline.StageQueue, Does: fmt.Sprintf("tried again after %s, at most every %s; late after %s, given up after %s",
 			p.Queue.Retry, p.Queue.RetryMax, p.Queue.WarnAfter, p.Queue.GiveUpAfter)},
 		{Stage: pipeline.StageDeliver, Does: deliverDoes(c, p)},
@@ -230,7 +224,7 @@ func threshold(what string, at float64) string {
 }
 
 // asks says what the failures of a stage's plugins mean, where the stage's default is otherwise.
-func asks(c *config.Config, stage string, names []string, otherwise sdk.Action) []askedReport {
+func asks(c *config.Config, found checkedPlugins, stage string, names []string, otherwise sdk.Action) []askedReport {
 	var out []askedReport
 	for _, name := range names {
 		p := c.Plugin[name]
@@ -244,46 +238,11 @@ func asks(c *config.Config, stage string, names []string, otherwise sdk.Action) 
 			return otherwise.String() + " (the stage's default)"
 		}
 		out = append(out, askedReport{
-			Plugin: name, When: whenAsked(stage, p), Mode: p.Mode, Timeout: p.Timeout.String(),
+			Plugin: name, When: whenAsked(stage, p, found[name].Manifest), Mode: p.Mode, Timeout: p.Timeout.String(),
 			OnFailure: policy(pluginhost.Error), OnTimeout: policy(pluginhost.Timeout), OnCrash: policy(pluginhost.Crash),
 		})
 	}
 	return out
-}
-
-// whenAsked says in which phases a plugin of a stage is asked. What a program of somebody else's announces is known when it
-// runs (sluice plugin list).
-func whenAsked(stage string, p *pluginhost.Config) string {
-	phases := []sdk.Phase{sdk.PhaseContent}
-	switch stage {
-	case pipeline.StageRoute:
-		return string(sdk.PhaseRoute)
-	case pipeline.StageAntiSpam:
-		phases = []sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent}
-	}
-	var announced []string
-	if builtin, ok := plugins.Builtins()[p.Builtin]; ok {
-		for _, phase := range phases {
-			if slices.Contains(builtin().Describe().Phases, phase) {
-				announced = append(announced, string(phase))
-			}
-		}
-	} else if len(phases) > 1 {
-		return "what it announces"
-	}
-	if len(announced) == 0 {
-		return string(sdk.PhaseContent)
-	}
-	return strings.Join(announced, ", ")
-}
-
-// runsAs says which users the server and its plugins would be, if started as this command was.
-func runsAs() string {
-	me := strconv.Itoa(os.Geteuid())
-	if u, err := user.Current(); err == nil {
-		me = u.Username
-	}
-	return fmt.Sprintf("the server as %s, plugins as %s", me, me)
 }
 
 // print writes the report for a person.
@@ -320,10 +279,11 @@ func (r *report) print(w io.Writer) error {
 	p.section("plugins", len(r.Plugins))
 	p.table(func(t io.Writer) {
 		for _, pl := range r.Plugins {
-			fmt.Fprintf(t, "  %s\t%s\t%d lanes\tmemory %s\tasked by %s\n", pl.Name, pl.Program, pl.Lanes, pl.Memory,
+			fmt.Fprintf(t, "  %s\t%s\t%d lanes\tmemory %s\t%s\tasked by %s\n", pl.Name, pl.Program, pl.Lanes, pl.Memory, pl.Checked,
 				none(strings.Join(pl.AskedBy, ", ")))
 		}
 	})
+	r.printNotes(p)
 	p.line("")
 	p.line("runs %s", r.RunsAs)
 	for _, m := range r.Missing {

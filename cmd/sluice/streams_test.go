@@ -31,7 +31,7 @@ func (f *failing) Write(p []byte) (int, error) {
 // that don't; that nobody reads on needs no words.
 func TestOutputFails(t *testing.T) {
 	name := writeConfig(t, testConfig)
-	for _, args := range []string{"version", "--help", "user list", "dkim show", "check", "dns example.test", "queue hold --all", "trace"} {
+	for _, args := range []string{"version", "--help", "user list", "dkim show", "check --no-plugins", "dns example.test", "queue hold --all", "trace"} {
 		for _, c := range []struct {
 			err  error
 			want string

@@ -106,7 +106,7 @@ func TestWithoutServer(t *testing.T) {
 // TestCheckAdmin: check says that nobody logs in for the metrics.
 func TestCheckAdmin(t *testing.T) {
 	path := writeConfig(t, testConfig+"[listener.numbers]\nprotocol = \"admin\"\naddress = \"127.0.0.1:0\"\n")
-	code, out, problem := sluice(t, "", "check", "--config", path)
+	code, out, problem := sluice(t, "", "check", "--no-plugins", "--config", path)
 	if code != exitDone || !strings.Contains(out, "login none") || strings.Contains(strings.SplitAfter(out, "numbers")[1], "under TLS only") {
 		t.Errorf("%d %s %s", code, out, problem)
 	}

@@ -147,26 +147,49 @@ func (c *Config) PluginProblems(err error) error {
 			continue
 		}
 		for _, cause := range causes(start.Err) {
-			at, text := keys("plugin", start.Plugin), cause.Error()
-			var field *pluginhost.FieldError
-			var setting *sdk.SettingError
-			switch {
-			case errors.As(cause, &setting):
-				at = append(at, "config")
-				if setting.Key != "" {
-					at = append(at, strings.Split(setting.Key, ".")...)
-				}
-				text = setting.Problem
-			case errors.As(cause, &field):
-				at, text = append(at, strings.Split(field.Key, ".")...), field.Problem
-			}
-			problems = append(problems, c.src.problem(at, false, oneLine(text)))
+			problems = append(problems, c.startProblem(start, cause))
 		}
 	}
 	if len(problems) > 0 {
-		others = append(others, problems.sorted())
+		others = append(others, problems.Sorted())
 	}
 	return errors.Join(others...)
+}
+
+// startProblem gives one cause of a failed start its place. A canary has keys of its own, and others that are the plugin's.
+func (c *Config) startProblem(start *pluginhost.StartError, cause error) Problem {
+	at, text := keys("plugin", start.Plugin), cause.Error()
+	var canary pluginhost.Canary
+	if p := c.Plugin[start.Plugin]; p != nil && start.Canary {
+		canary = p.Canary
+	}
+	its := func(own bool) {
+		switch {
+		case own:
+			at = append(at, "canary")
+		case start.Canary:
+			text = "the canary: " + text
+		}
+	}
+	var field *pluginhost.FieldError
+	var setting *sdk.SettingError
+	switch {
+	case errors.As(cause, &setting):
+		key, entry := setting.Key, ""
+		if open := strings.LastIndexByte(key, '['); open > 0 && strings.HasSuffix(key, "]") { // of a list
+			key, entry = key[:open], "entry "+key[open+1:len(key)-1]+": "
+		}
+		text = entry + setting.Problem
+		its(canary.OwnConfig())
+		at = c.src.below(append(at, "config"), key)
+	case errors.As(cause, &field):
+		text = field.Problem
+		its(canary.OwnProgram())
+		at = append(at, strings.SplitN(field.Key, ".", 2)...)
+	default:
+		its(start.Canary)
+	}
+	return c.src.problem(at, false, oneLine(text))
 }
 
 // causes takes errors apart that are joined somewhere inside.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluicemail/sluice/pipeline/pluginhost"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 func TestMinimal(t *testing.T) {
@@ -137,6 +141,53 @@ plugins = ["x"]
 	} {
 		if got := c.PluginProblem("x", key, "too\nfast").String(); got != want {
 			t.Errorf("%q: %s, want %s", key, got, want)
+		}
+	}
+}
+
+// TestPluginProblems: what a plugin or its canary complains of is put where it was written, whichever of the two tables that is.
+func TestPluginProblems(t *testing.T) {
+	c, err := Parse("a.toml", `
+hostname = "mx.example.test"
+[plugin.x]
+command = ["x"]
+[plugin.x.config]
+speed = 9
+list = ["a"]
+[plugin.x.canary]
+share = 0.1
+command = ["y"]
+[plugin.z]
+command = ["z"]
+[plugin.z.config]
+speed = 9
+[plugin.z.canary]
+share = 0.1
+[plugin.z.canary.config]
+slow = 1
+[pipeline.inbound.anti-spam]
+plugins = ["x", "z"]
+`, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fast := &sdk.SettingError{Key: "speed", Problem: "too fast"}
+	gone := &pluginhost.FieldError{Key: "command", Problem: "is gone"}
+	for _, e := range []struct {
+		err  error
+		want string
+	}{
+		{&pluginhost.StartError{Plugin: "x", Err: fast}, "a.toml:6: plugin.x.config.speed: too fast"},
+		{&pluginhost.StartError{Plugin: "x", Err: &sdk.SettingError{Key: "list[1]", Problem: "no"}}, "a.toml:7: plugin.x.config.list: entry 1: no"},
+		{&pluginhost.StartError{Plugin: "x", Canary: true, Err: fast}, "a.toml:6: plugin.x.config.speed: the canary: too fast"},
+		{&pluginhost.StartError{Plugin: "x", Canary: true, Err: gone}, "a.toml:10: plugin.x.canary.command: is gone"},
+		{&pluginhost.StartError{Plugin: "x", Canary: true, Err: errors.New("hangs")}, "a.toml:8: plugin.x.canary: hangs"},
+		{&pluginhost.StartError{Plugin: "z", Canary: true, Err: &sdk.SettingError{Key: "slow", Problem: "too slow"}}, "a.toml:18: plugin.z.canary.config.slow: too slow"},
+		{&pluginhost.StartError{Plugin: "z", Canary: true, Err: gone}, "a.toml:12: plugin.z.command: the canary: is gone"},
+		{&pluginhost.StartError{Plugin: "z", Err: &pluginhost.FieldError{Key: "files./a/rules.py", Problem: "is gone"}}, `a.toml:11: plugin.z.files."/a/rules.py": is gone`},
+	} {
+		if got := c.PluginProblems(e.err); got == nil || got.Error() != e.want {
+			t.Errorf("%v, expected %s", got, e.want)
 		}
 	}
 }

@@ -80,7 +80,7 @@ func Parse(name, text string, o Options) (*Config, error) {
 		c.DataDir = s.path(c.DataDir)
 	}
 	c.check(o)
-	s.problems = s.problems.sorted()
+	s.problems = s.problems.Sorted()
 	if s.failed() {
 		return nil, s.problems
 	}

@@ -33,7 +33,7 @@ func LoadPlugins(name string, o Options) (*Config, error) {
 	if len(c.Plugin) == 0 && !s.failed() {
 		s.errorf(keys("plugin"), "no plugin here, expected a table [plugin.NAME] with a command")
 	}
-	s.problems = s.problems.sorted()
+	s.problems = s.problems.Sorted()
 	if s.failed() {
 		return nil, s.problems
 	}

@@ -43,8 +43,8 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// sorted orders by line, then key, and keeps one problem of a key where several checks found the same value.
-func (ps Problems) sorted() Problems {
+// Sorted orders by line, then key, and keeps one problem of a key where several checks found the same value.
+func (ps Problems) Sorted() Problems {
 	sort.SliceStable(ps, func(i, j int) bool {
 		if ps[i].Line != ps[j].Line {
 			return ps[i].Line < ps[j].Line

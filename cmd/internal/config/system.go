@@ -17,9 +17,9 @@ import (
 	"github.com/sluicemail/sluice/cmd/internal/tlsfile"
 )
 
-// CheckSystem looks at what a configuration refers to on this machine: certificates, programs, ports. It is what `sluice
-// check` does beyond reading the file; the server finds out by itself.
-func (c *Config) CheckSystem(now time.Time) Problems {
+// CheckSystem looks at what a configuration refers to on this machine: certificates, ports and, if programs is set, those of
+// plugins. It is what `sluice check` does beyond reading the file; the server finds out by itself.
+func (c *Config) CheckSystem(now time.Time, programs bool) Problems {
 	var out Problems
 	report := func(path []string, warning bool, format string, args ...any) {
 		out = append(out, c.src.problem(path, warning, fmt.Sprintf(format, args...)))
@@ -37,22 +37,9 @@ func (c *Config) CheckSystem(now time.Time) Problems {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plugin)) {
-		p := c.Plugin[name]
-		if len(p.Command) == 0 {
-			continue
-		}
-		program, err := exec.LookPath(p.Command[0])
-		if err != nil {
-			report(keys("plugin", name, "command"), false, "%v", err)
-			continue
-		}
-		if err := checkSum(program, p.SHA256); err != nil {
-			report(keys("plugin", name, "sha256"), false, "%s: %v", program, err)
-		}
-		for _, file := range slices.Sorted(maps.Keys(p.Files)) {
-			if err := checkSum(file, p.Files[file]); err != nil {
-				report(keys("plugin", name, "files"), false, "%s: %v", file, err)
-			}
+		if p := c.Plugin[name]; programs {
+			checkProgram(keys("plugin", name), p.Command, p.SHA256, p.Files, report)
+			checkProgram(keys("plugin", name, "canary"), p.Canary.Command, p.Canary.SHA256, p.Canary.Files, report)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Listener)) {
@@ -61,7 +48,27 @@ func (c *Config) CheckSystem(now time.Time) Problems {
 				"port %d is below %d and needs root, or the capability CAP_NET_BIND_SERVICE", port, least)
 		}
 	}
-	return out.sorted()
+	return out.Sorted()
+}
+
+// checkProgram looks for the program of a plugin, or of its canary, at whose table the keys are.
+func checkProgram(at, command []string, sum string, files map[string]string, report func([]string, bool, string, ...any)) {
+	if len(command) == 0 {
+		return
+	}
+	program, err := exec.LookPath(command[0])
+	if err != nil {
+		report(append(slices.Clip(at), "command"), false, "%v", err)
+		return
+	}
+	if err := checkSum(program, sum); err != nil {
+		report(append(slices.Clip(at), "sha256"), false, "%s: %v", program, err)
+	}
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		if err := checkSum(file, files[file]); err != nil {
+			report(append(slices.Clip(at), "files"), false, "%s: %v", file, err)
+		}
+	}
 }
 
 func checkSum(name, want string) error {

@@ -52,7 +52,7 @@ command = ["no-such-program-anywhere"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := strings.ReplaceAll(c.CheckSystem(time.Now()).Error(), dir+"/", "")
+	got := strings.ReplaceAll(c.CheckSystem(time.Now(), true).Error(), dir+"/", "")
 	for _, want := range []string{
 		"sluice.toml:4: tls.certificate: warning: is for other.example.test, localhost, not for mx.example.test",
 		"sluice.toml:5: tls.key: warning: selfsigned.pem can be read by others (mode 0644), expected 0600",

@@ -72,6 +72,16 @@ func startChecks() []check {
 				return r.broken
 			},
 		},
+		{
+			name: "settings, only checked", section: "2", process: none,
+			sent:     "Configure with check_only, once with your settings and once with the key sluice-check-unknown beside them",
+			expected: "no complaint, and one about that key; an empty state_dir stays empty", do: checkOnly, skip: func(r *run) string {
+				if r.broken == "" && !r.manifest.GetCheckOnly() {
+					return "its manifest does not have check_only, so that sluice check cannot let it look at its settings"
+				}
+				return r.broken
+			},
+		},
 	}
 }
 

@@ -72,6 +72,8 @@ func TestFaults(t *testing.T) {
 		"name":             "manifest",
 		"changes-manifest": "manifest stays the same",
 		"picky":            "settings",
+		"check-writes":     "settings, only checked",
+		"check-shrugs":     "settings, only checked",
 		"takes-all-keys":   "unknown setting, settings of wrong types",
 		"takes-any-type":   "settings of wrong types",
 		"first-complaint":  "settings of wrong types",

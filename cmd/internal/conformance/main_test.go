@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,8 @@ func (p *testPlugin) Describe() sdk.Manifest {
 		Changes: []sdk.ChangeKind{sdk.AddField},
 	}
 	switch p.name {
+	case "good", "check-writes", "check-shrugs":
+		m.CheckOnly = true
 	case "name":
 		m.Name = "Not A Name"
 	case "changes-manifest":
@@ -95,6 +98,14 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 	var settings struct {
 		Word  string   `config:"word"`
 		Words []string `config:"words"`
+	}
+	switch {
+	case p.name == "check-writes" && s.CheckOnly:
+		if err := os.WriteFile(filepath.Join(s.StateDir, "state.db"), nil, 0o600); err != nil {
+			return err
+		}
+	case p.name == "check-shrugs" && s.CheckOnly:
+		return nil
 	}
 	switch p.name {
 	case "takes-all-keys":

@@ -94,8 +94,8 @@ func give(dir, name string) error {
 	return nil
 }
 
-// owner returns who owns dir.
-func owner(dir string) (uid, gid int, err error) {
+// Owner returns who owns dir.
+func Owner(dir string) (uid, gid int, err error) {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return 0, 0, fmt.Errorf("look at data_dir: %w", err)
@@ -113,7 +113,7 @@ func owner(dir string) (uid, gid int, err error) {
 // BecomeOwner makes this process the user that owns dir. It is called before anything in dir is touched, from a process
 // that does nothing else yet. command is what a person would have to type, for the error.
 func BecomeOwner(dir string, command []string) error {
-	uid, gid, err := owner(dir)
+	uid, gid, err := Owner(dir)
 	if err != nil {
 		return err
 	}
