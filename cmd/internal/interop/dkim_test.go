@@ -95,6 +95,7 @@ func (s *sealed) verified(raw string) string {
 // TestSeal: the built program signs what users send, with two keys and after a rotation under its feet with others; seals
 // what it forwards; and keeps what it cannot sign.
 func TestSeal(t *testing.T) {
+	t.Parallel()
 	sink := startSink(t)
 	s := &sealed{newSite(t, fmt.Sprintf(sealConfig, sink.addr)), sink}
 	text, err := os.ReadFile(s.config)

@@ -13,6 +13,7 @@ import (
 // TestAttachments: a program in an archive is refused by what it is, an encrypted archive is kept, and a
 // clean one arrives; through the shared parse and a real process.
 func TestAttachments(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "[pipeline.inbound.anti-virus]\nplugins = [\"attachments\"]\n")
 	s.start()
 	defer s.stop()

@@ -31,6 +31,7 @@ func (s *site) fill(prefix string, n int) []string {
 
 // TestCurlRead: curl's imap, imaps, pop3 and pop3s.
 func TestCurlRead(t *testing.T) {
+	t.Parallel()
 	curl := peer(t, "curl", "curl")
 	s := newSite(t, "")
 	s.start()

@@ -13,6 +13,7 @@ import (
 // TestMbsync: isync's mbsync brings a mailbox into a maildir, again and again:
 // new mail, flags and deletions travel both ways, and nothing comes twice.
 func TestMbsync(t *testing.T) {
+	t.Parallel()
 	mbsync := peer(t, "mbsync", "isync")
 	s := newSite(t, "")
 	s.start()
@@ -125,6 +126,7 @@ SyncState *
 // TestMutt: mutt in batch mode reads, tags, saves and deletes by IMAP, and reads
 // by POP3.
 func TestMutt(t *testing.T) {
+	t.Parallel()
 	mutt := peer(t, "mutt", "mutt")
 	s := newSite(t, "")
 	s.start()
@@ -202,6 +204,7 @@ push "<jump>1<enter><copy-message>%s<enter><jump>2<enter><copy-message>%s<enter>
 // TestFetchmail: fetchmail by POP3 and IMAP; with keep it fetches nothing twice,
 // also across a restart of the server (DRILLS E7.5).
 func TestFetchmail(t *testing.T) {
+	t.Parallel()
 	fetchmail := peer(t, "fetchmail", "fetchmail")
 	for _, protocol := range []string{"pop3", "imap"} {
 		for _, keep := range []string{"keep", "no keep"} {
@@ -256,6 +259,7 @@ func TestFetchmail(t *testing.T) {
 
 // TestIMAPLib plays what Thunderbird does, over Python's imaplib.
 func TestIMAPLib(t *testing.T) {
+	t.Parallel()
 	peer(t, "python3", "python3")
 	s := newSite(t, "")
 	s.start()

@@ -117,6 +117,7 @@ func startUnbound(t *testing.T, program string, records []string) string {
 
 // TestReportArrives: a DMARC report that comes as mail is shown from the mailbox, with and without a running server.
 func TestReportArrives(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "")
 	s.start()
 	text, err := os.ReadFile("../../../pipeline/report/dmarc/testdata/full.xml")

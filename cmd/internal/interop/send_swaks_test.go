@@ -10,6 +10,7 @@ import (
 
 // TestSwaks: jetmore's swaks sends in every way that it knows and we offer.
 func TestSwaks(t *testing.T) {
+	t.Parallel()
 	swaks := peer(t, "swaks", "swaks libnet-ssleay-perl")
 	if out, err := exec.Command("perl", "-MNet::SSLeay", "-e1").CombinedOutput(); err != nil {
 		missing(t, fmt.Sprintf("swaks cannot do TLS: %s", out), "libnet-ssleay-perl")

@@ -24,6 +24,7 @@ func (s *site) python(script string, args ...string) string {
 
 // TestSMTPLib: Python's smtplib, as scripts and web applications use it.
 func TestSMTPLib(t *testing.T) {
+	t.Parallel()
 	peer(t, "python3", "python3")
 	s := newSite(t, "")
 	s.start()
@@ -53,6 +54,7 @@ func TestSMTPLib(t *testing.T) {
 
 // TestCurlSend: curl's smtp and smtps.
 func TestCurlSend(t *testing.T) {
+	t.Parallel()
 	curl := peer(t, "curl", "curl")
 	s := newSite(t, "")
 	s.start()
