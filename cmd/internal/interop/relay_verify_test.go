@@ -9,6 +9,7 @@ import (
 // TestVerifyRecipients: a gateway in front of a real Postfix knows whom that has. What Postfix refuses is refused at RCPT, without its
 // words; it is asked once, and nobody else is; whoever cannot be asked about is taken in.
 func TestVerifyRecipients(t *testing.T) {
+	t.Parallel()
 	if !inside(t) {
 		return
 	}
