@@ -47,8 +47,11 @@ func deadEnds(c *config.Config, exists map[string]bool) config.Problems {
 	for _, name := range slices.Sorted(maps.Keys(c.Domain)) {
 		d := c.Domain[name]
 		for _, local := range slices.Sorted(maps.Keys(d.Aliases)) {
-			if exists[local+"@"+name] {
-				out = append(out, c.Warning("is never used: there is an account of that name, and accounts come first", "domain", name, "aliases", local))
+			switch address := local + "@" + name; {
+			case listsItself(address, d.Aliases[local]) && !exists[address]:
+				out = append(out, c.Warning(fmt.Sprintf("lists its own address, which has no account to keep a copy; sluice user add %s makes one", address), "domain", name, "aliases", local))
+			case !listsItself(address, d.Aliases[local]) && exists[address]:
+				out = append(out, c.Warning("is never used: there is an account of that name, and accounts come first; list the address itself to keep a copy", "domain", name, "aliases", local))
 			}
 			for _, target := range d.Aliases[local] {
 				report(target, "domain", name, "aliases", local)
@@ -63,6 +66,9 @@ func deadEnds(c *config.Config, exists map[string]bool) config.Problems {
 	}
 	return out
 }
+
+// listsItself reports whether an alias leaves a copy to the account of its own address.
+func listsItself(address string, targets []string) bool { return slices.Contains(targets, address) }
 
 // nobodysPost finds domains that are delivered here and have no postmaster, who has to be at each of them (RFC 5321 section
 // 4.5.1); one that is passed on has its own. Who <Postmaster> without a domain is has been looked at already.

@@ -221,7 +221,7 @@ aliases = { here = "dave@bücher.example", there = "dave@relay.test" }
 		`sluice.toml:22: domain."pong.test".catch_all: warning: y@ping.test` + loops + `y@ping.test makes one`,
 		`sluice.toml:25: domain."relay.test".aliases.here: warning: dave@xn--bcher-kva.example has no account and no alias; sluice user add dave@xn--bcher-kva.example makes one`,
 		`sluice.toml:12: domain."round.test".aliases.all: warning: gone@round.test` + loops + `gone@round.test makes one`,
-		`sluice.toml:6: domain."Bücher.example".aliases.alice: warning: is never used: there is an account of that name, and accounts come first`,
+		`sluice.toml:6: domain."Bücher.example".aliases.alice: warning: is never used: there is an account of that name, and accounts come first; list the address itself to keep a copy`,
 		`sluice.toml:6: domain."Bücher.example".aliases.team: warning: bob@xn--bcher-kva.example has no account and no alias; sluice user add bob@xn--bcher-kva.example makes one`,
 	}
 	if !slices.Equal(got, want) {

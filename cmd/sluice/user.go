@@ -221,7 +221,7 @@ func (a *app) changeUser(ctx context.Context, op operation, r userRequest, fromS
 	if err := a.performOn(ctx, c, op, r, done); err != nil {
 		return err
 	}
-	if local, domain, _ := strings.Cut(r.Address, "@"); op.name == "user/add" && len(c.Domain[domain].Aliases[local]) > 0 {
+	if local, domain, _ := strings.Cut(r.Address, "@"); op.name == "user/add" && len(c.Domain[domain].Aliases[local]) > 0 && !listsItself(r.Address, c.Domain[domain].Aliases[local]) {
 		fmt.Fprintf(a.stderr, "warning: the alias %s in %s is used no more: accounts come first\n", r.Address, a.configPath)
 	}
 	return nil

@@ -22,7 +22,7 @@ func (c *Config) Validate() error { return nil }
 // Domain is [domain."NAME"]: mail for it is delivered here, or taken in for another server.
 type Domain struct {
 	Accept     string                 `toml:"accept" oneof:"local relay" doc:"local (delivered here) or relay (a backup MX or a gateway: what has no account or alias here is passed on, by [relay] or by MX, whoever it comes from)"`
-	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes; those at other servers are forwarded"`
+	Aliases    map[string]AddressList `toml:"aliases" doc:"local part = address, or list of addresses, to which its mail goes; those at other servers are forwarded; an account comes before an alias of its address, unless that lists the address itself beside others: a copy is kept"`
 	CatchAll   AddressList            `toml:"catch_all" doc:"address, or list of addresses, for local parts that nobody has; empty: they are refused"`
 	Subaddress string                 `toml:"subaddress" doc:"what divides the mailbox from a detail after it (RFC 5233): user+detail; empty: off"`
 	Verify     bool                   `toml:"verify_recipients" doc:"with accept = \"relay\": the next hop is asked about each address at RCPT, and what it does not take is refused; who can't be asked about is taken in"`

@@ -135,13 +135,13 @@ func (w *walk) follow(ctx context.Context, address, from string, depth int) erro
 	if !ok {
 		return w.foreign(address, from, depth)
 	}
-	switch found, err := w.account(ctx, local, name, ""); {
+	switch found, err := w.account(ctx, &d, local, name, ""); {
 	case found || err != nil:
 		return err
 	}
 	matched, targets := local, d.aliases[local]
 	if base, ok := d.withoutDetail(local); ok && targets == nil {
-		if found, err := w.account(ctx, base, name, d.subaddress); found || err != nil {
+		if found, err := w.account(ctx, &d, base, name, d.subaddress); found || err != nil {
 			return err
 		}
 		if matched, targets = base, d.aliases[base]; targets != nil {
@@ -177,10 +177,19 @@ func looksLikeSRS(address string) bool {
 }
 
 // account adds the account of a folded address, if there is one. detail is what divides off a subaddress that is not in
-// it, or "".
-func (w *walk) account(ctx context.Context, local, name, detail string) (bool, error) {
+// it, or "". Where an alias of that address lists itself, the account comes when the alias's targets are followed.
+func (w *walk) account(ctx context.Context, d *domain, local, name, detail string) (bool, error) {
+	keeps := d.keeps[local]
+	if keeps && !w.seen[local+"@"+name] {
+		return false, nil
+	}
 	acct, err := w.table.lookup(ctx, local, name)
 	if errors.Is(err, account.ErrUnknown) {
+		if keeps {
+			err = ErrNoMailbox // the alias's other targets have what there is
+			w.note(Step{local + "@" + name, RuleNobody, "the alias lists its own address, which has no account", key(name, "aliases", local)})
+			return false, err
+		}
 		return false, nil
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -66,6 +67,7 @@ type domain struct {
 	relay      bool                // it is another server's, and mail for it is passed on
 	verify     bool                // that server is asked about its recipients at RCPT
 	aliases    map[string][]string // by local part in lower case
+	keeps      map[string]bool     // aliases that list themselves: beside their other targets, the account of that address
 	catchAll   []string
 	subaddress string
 	sendAs     map[string][]string // by account in lower case
@@ -106,11 +108,12 @@ func NewTable(o Options) (*Table, error) {
 
 func newDomain(name string, d *Domain) domain {
 	own := domain{
-		relay: d.Accept == AcceptRelay, verify: d.Accept == AcceptRelay && d.Verify, aliases: make(map[string][]string, len(d.Aliases)), catchAll: d.CatchAll,
+		relay: d.Accept == AcceptRelay, verify: d.Accept == AcceptRelay && d.Verify, aliases: make(map[string][]string, len(d.Aliases)), keeps: make(map[string]bool), catchAll: d.CatchAll,
 		subaddress: d.Subaddress, sendAs: make(map[string][]string, len(d.SendAs)),
 	}
 	for local, targets := range d.Aliases {
-		own.aliases[strings.ToLower(local)] = targets
+		local = strings.ToLower(local)
+		own.aliases[local], own.keeps[local] = targets, listsItself(local+"@"+name, targets)
 	}
 	for who, list := range d.SendAs {
 		if !strings.Contains(who, "@") {
@@ -119,6 +122,12 @@ func newDomain(name string, d *Domain) domain {
 		own.sendAs[fold(who)] = list
 	}
 	return own
+}
+
+// listsItself reports whether an alias's own address is among its targets: the account of that address gets a copy, where it
+// would get all of it without the alias (RULES A10). One that lists nothing else is a mistake.
+func listsItself(address string, targets []string) bool {
+	return len(targets) > 1 && slices.ContainsFunc(targets, func(t string) bool { return fold(t) == fold(address) })
 }
 
 // Postmaster returns the address that <Postmaster> stands for, or "".
@@ -236,6 +245,9 @@ func (t *Table) checkAlias(address string, way []string) error {
 		}
 	}
 	for _, target := range targets {
+		if d.keeps[local] && fold(target) == fold(folded) {
+			continue // the account
+		}
 		if err := t.checkAlias(target, append(way, folded)); err != nil {
 			return err
 		}

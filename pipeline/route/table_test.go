@@ -40,6 +40,8 @@ func table(t *testing.T) *Table {
 				"self": {"self@example.test"}, "round": {"round+about@example.test"}, "away": {"x@elsewhere.test"}, "half": {"nobody@example.test", "bob@example.test"},
 				"both": {"X@elsewhere.test", "alice@example.test", "x@ELSEWHERE.test"}, "over": {"team@example.test", "away@example.test"},
 				"backed": {"someone@backup.test"}, "quoted": {`"a b"@elsewhere.test`}, "literal": {"x@[192.0.2.1]"},
+				"kept": {"Kept@Example.test", "x@elsewhere.test"}, "lists": {"kept@example.test", "bob@example.test"}, "unkept": {"unkept@example.test", "bob@example.test"},
+				"lost": {"lost@example.test", "nobody@example.test"}, "ring": {"ring@example.test", "gnir@example.test"}, "gnir": {"ring@example.test"},
 				"dead": {"nobody@example.test"}, "detail+kept": {"bob@example.test"}, "many": many,
 			},
 			SendAs: map[string]AddressList{"alice": {"press@elsewhere.test"}},
@@ -52,7 +54,7 @@ func table(t *testing.T) *Table {
 	tb, err := NewTable(Options{
 		Hostname: "mx.example.test", Domains: domains, Postmaster: "postmaster@example.test", Forward: Forward{"example.test", []string{"0123456789abcdef"}},
 		Accounts: people{
-			"alice@example.test", "Bob@example.test", "carol@example.test", "x@catch.test", "leser@b\u00fccher.test", "leser@xn--bcher-kva.test", "split@backup.test",
+			"alice@example.test", "Bob@example.test", "carol@example.test", "kept@example.test", "ring@example.test", "x@catch.test", "leser@b\u00fccher.test", "leser@xn--bcher-kva.test", "split@backup.test",
 		},
 		Relays: map[string]Relay{
 			"backup.test": relay("127.0.0.1:2600"), ".elsewhere.test": relay("sub.example.net"), ".deep.elsewhere.test": relay("deep.example.net"), "*": relay("smart.example.net:587"),
@@ -116,6 +118,13 @@ func TestResolve(t *testing.T) {
 		{"+x@example.test", "", ErrNoMailbox},
 		{"a@example.test", "", ErrLoop},
 		{"self@example.test", "", ErrLoop},
+		{"kept@example.test", "kept@example.test -> x@elsewhere.test through kept@example.test", nil},
+		{"KEPT+x@example.test", "kept@example.test -> x@elsewhere.test through kept@example.test", nil},
+		{"lists@example.test", "kept@example.test -> x@elsewhere.test through kept@example.test Bob@example.test", nil},
+		{"unkept@example.test", "Bob@example.test", nil},
+		{"lost@example.test", "", ErrNoMailbox},
+		{"ring@example.test", "ring@example.test", nil}, // the other one is refused by Check
+		{"gnir@example.test", "", ErrLoop},
 		{"round@example.test", "", ErrLoop},
 		{"away@example.test", "-> x@elsewhere.test through away@example.test", nil},
 		{"away+x@example.test", "-> x@elsewhere.test through away@example.test", nil},
@@ -210,7 +219,7 @@ func TestCheckFindsLoops(t *testing.T) {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	want := `domain."example.test".aliases.a domain."example.test".aliases.b domain."example.test".aliases.literal domain."example.test".aliases.round domain."example.test".aliases.self`
+	want := `domain."example.test".aliases.a domain."example.test".aliases.b domain."example.test".aliases.gnir domain."example.test".aliases.literal domain."example.test".aliases.ring domain."example.test".aliases.round domain."example.test".aliases.self`
 	if got := strings.Join(keys, " "); got != want {
 		t.Errorf("problems with %s", got)
 	}

@@ -238,7 +238,11 @@ func (c *Config) checkLoops(written map[string]string) {
 // loop follows aliases from at and returns the way if it comes back to start. Every address is followed once.
 func (c *Config) loop(start, at string, seen map[string]bool) []string {
 	seen[at] = true
-	for _, next := range c.aliasOf(at) {
+	targets := c.aliasOf(at)
+	for _, next := range targets {
+		if next == at && len(targets) > 1 {
+			continue // the account of that address gets a copy
+		}
 		if next == start {
 			return []string{at}
 		}
