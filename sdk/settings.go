@@ -28,6 +28,19 @@ type SettingError struct {
 
 func (e *SettingError) Error() string { return e.Key + ": " + e.Problem }
 
+// Unready is an error of Configure that the administrator cannot mend in the file: another process holds the state, the disk is
+// full, the state is damaged. The host says so and tries the start again, after 100 ms at first and up to a minute later; until it
+// succeeds on_crash decides about mail. (Any other error of Configure is a complaint about the settings, and the plugin is not
+// started again before they change.)
+type Unready struct {
+	Err error
+}
+
+func (e *Unready) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Unready) Unwrap() error { return e.Err }
+
 // NoSettings is the Configure of a plugin that has no settings: it complains about
 // every key that is set.
 func NoSettings(s Settings) error {

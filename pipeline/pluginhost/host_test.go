@@ -285,6 +285,31 @@ func TestStarts(t *testing.T) {
 	}
 }
 
+// TestUnready: what the file cannot mend is no complaint about settings: the start is tried again until it succeeds.
+func TestUnready(t *testing.T) {
+	var lock string
+	h := newHarness(t, "plain", func(c *Config, o *Options) {
+		lock = filepath.Join(o.StateDir, c.Name, "locked")
+		if err := errors.Join(os.Mkdir(filepath.Dir(lock), 0o700), os.WriteFile(lock, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := h.host.WaitReady(t.Context()); err == nil || err.Error() != "start plugin t: configure: open the state: another process holds it" {
+		t.Errorf("%v", err)
+	}
+	limited, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, _, err := h.Ask(limited, message("do: x\r\n\r\n")); kindOf(err) != Crash || !strings.Contains(err.Error(), "another process holds it") {
+		t.Errorf("%v", err)
+	}
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	if _, kind := h.ask(t, message("do: x\r\n\r\n")); kind != "" {
+		t.Errorf("afterwards: %v", kind)
+	}
+}
+
 // TestDigest (DRILLS E6.6): the right digest lets a program start.
 func TestDigest(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, o *Options) {

@@ -118,6 +118,9 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 	if _, broken := s.Config["broken"]; broken {
 		return errors.New("the licence has expired")
 	}
+	if _, err := os.Stat(filepath.Join(s.StateDir, "locked")); err == nil {
+		return &sdk.Unready{Err: errors.New("open the state: another process holds it")}
+	}
 	if how, ok := s.Config["behave"].(string); ok {
 		p.name += how
 	}

@@ -238,6 +238,8 @@ func callError(err error) error {
 		return errors.New("no answer in time")
 	case codes.Unavailable:
 		return errors.New("the process ended, or closed its socket, instead of an answer")
+	case codes.FailedPrecondition: // sdk.Unready: the plugin's own words
+		return errors.New(status.Convert(err).Message())
 	}
 	return err
 }

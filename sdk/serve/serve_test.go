@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -69,6 +70,8 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 		return errors.Join(&sdk.SettingError{Key: "a.b", Problem: "no"}, errors.Join(&sdk.SettingError{Key: "c", Problem: "nor that"}))
 	case "plain":
 		return errors.New("the licence is gone")
+	case "unready":
+		return fmt.Errorf("open the state: %w", &sdk.Unready{Err: errors.New("the disk is full")})
 	}
 	return nil
 }
@@ -437,7 +440,7 @@ func testReset(t *testing.T, start func(*testing.T, *plugin, uint32) *client) {
 }
 
 func TestConfigure(t *testing.T) {
-	for mode, want := range map[string]string{"settings": "a.b=no c=nor that", "plain": "=the licence is gone"} {
+	for mode, want := range map[string]string{"settings": "a.b=no c=nor that", "plain": "=the licence is gone", "unready": "open the state: the disk is full"} {
 		c := start(t, &plugin{}, 0)
 		table, err := wire.ToTable(map[string]any{"mode": mode})
 		if err != nil {
@@ -447,6 +450,9 @@ func TestConfigure(t *testing.T) {
 		var got []string
 		for _, e := range r.GetErrors() {
 			got = append(got, e.GetKey()+"="+e.GetProblem())
+		}
+		if mode == "unready" && status.Code(err) == codes.FailedPrecondition { // no complaint: the start is tried again
+			got, err = append(got, status.Convert(err).Message()), nil
 		}
 		if err != nil || strings.Join(got, " ") != want {
 			t.Errorf("%s: %q %v, expected %q", mode, got, err, want)

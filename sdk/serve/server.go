@@ -83,7 +83,11 @@ func (s *server) Configure(ctx context.Context, r *wire.ConfigureRequest) (*wire
 	err = s.plugin.Configure(ctx, sdk.Settings{
 		Config: config, StateDir: r.GetStateDir(), Dir: r.GetDir(), Lanes: int(lanes), CheckOnly: r.GetCheckOnly(),
 	})
-	if err != nil {
+	var unready *sdk.Unready
+	switch {
+	case errors.As(err, &unready):
+		return nil, status.Error(codes.FailedPrecondition, text(err.Error()))
+	case err != nil:
 		return &wire.ConfigureResponse{Errors: complaints(err)}, nil
 	}
 	if r.GetCheckOnly() {
