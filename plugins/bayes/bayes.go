@@ -12,8 +12,8 @@
 // are bounded, and forget the oldest first. It owns StateDir/bayes.db, which holds hashes under a secret key of
 // its own and no word of anybody's mail; nor do its reasons.
 //
-// A database that cannot be opened fails Configure, one that cannot be read or written fails the question or the
-// lesson. The content of messages is hostile: tokens.go, mime.go and html.go read it, and never
+// A database that cannot be opened, or is damaged, keeps the plugin from starting, and the start is tried again; one that cannot be read or
+// written fails the question or the lesson. The content of messages is hostile: tokens.go, mime.go and html.go read it, and never
 // fail. RFC 2045, 2046, 2047 and 5322 are read as leniently as mail programs read them.
 package bayes
 
@@ -61,8 +61,10 @@ func (p *plugin) Configure(ctx context.Context, s sdk.Settings) error {
 		return errors.New("bayes has no state directory to keep its lessons in")
 	}
 	var err error
-	p.store, err = openStore(ctx, s.StateDir)
-	return err
+	if p.store, err = openStore(ctx, s.StateDir); err != nil {
+		return &sdk.Unready{Err: err}
+	}
+	return nil
 }
 
 // Close implements io.Closer.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/sluicemail/sluice/plugins/internal/boltfile"
 )
 
 // The file bayes.db (bbolt) has these buckets:
@@ -93,15 +95,31 @@ func openStore(ctx context.Context, dir string) (*store, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, time.Until(deadline))
 	}
-	db, err := bolt.Open(filepath.Join(dir, "bayes.db"), 0o600, &bolt.Options{Timeout: max(wait, time.Millisecond), FreelistType: bolt.FreelistMapType})
+	db, err := boltfile.Open(filepath.Join(dir, "bayes.db"), wait)
 	if err != nil {
 		return nil, fmt.Errorf("open the database of lessons: %w", err)
 	}
 	s := &store{db: db}
-	if err := db.Update(s.prepare); err != nil {
+	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the database of lessons: %w", err), db.Close())
 	}
 	return s, nil
+}
+
+// open reads the key, or makes it. Without need nothing is written, so that a full disk is no reason not to start.
+func (s *store) open() error {
+	ready := false
+	err := s.db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(metaBucket)
+		if ready = meta != nil && meta.Get([]byte("version")) != nil && tx.Bucket(quotaBucket) != nil; ready {
+			return s.read(meta)
+		}
+		return nil
+	})
+	if err != nil || ready {
+		return err
+	}
+	return s.db.Update(s.prepare)
 }
 
 func (s *store) prepare(tx *bolt.Tx) error {
@@ -120,7 +138,13 @@ func (s *store) prepare(tx *bolt.Tx) error {
 		if err := errors.Join(meta.Put([]byte("version"), []byte{1}), meta.Put([]byte("key"), key)); err != nil {
 			return err
 		}
-	} else if len(version) != 1 || version[0] != 1 {
+	}
+	return s.read(meta)
+}
+
+// read takes the key out of the file.
+func (s *store) read(meta *bolt.Bucket) error {
+	if version := meta.Get([]byte("version")); len(version) != 1 || version[0] != 1 {
 		return fmt.Errorf("it has format %v, and this program knows format 1 only", version)
 	}
 	key := meta.Get([]byte("key"))

@@ -15,8 +15,8 @@
 // `sluice plugin tell greylist ...`: stats; release ADDRESS (a client, network or
 // sender that may come at once from now on); forget ADDRESS.
 //
-// Failures: an error of the state file is an error answer; on_failure decides (in
-// anti-spam by default: let through).
+// Failures: a state file that cannot be opened, or is damaged, keeps the plugin from starting, and the start is tried again; an error
+// of the open one is an error answer. on_failure decides (in anti-spam by default: let through).
 package greylist
 
 import (
@@ -120,7 +120,7 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 		return err
 	}
 	if p.state, err = table.Open(s.StateDir, "greylist"); err != nil {
-		return err
+		return &sdk.Unready{Err: err}
 	}
 	p.stopped.Add(1)
 	go p.sweeps()

@@ -15,7 +15,8 @@
 // `sluice plugin tell ratelimit ...`: held; hold ACCOUNT; release ACCOUNT; stats.
 //
 // State is in the plugin's directory; kill -9 may lose the last second of counting, never a
-// hold. An error of the state file is an error answer; on_failure decides.
+// hold. A state file that cannot be opened, or is damaged, keeps the plugin from starting, and the start is tried again; an error of the
+// open one is an error answer; on_failure decides.
 package ratelimit
 
 import (
@@ -158,10 +159,10 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	}
 	p.settings.Accounts = lower
 	if p.buckets, err = table.Open(s.StateDir, "buckets"); err != nil {
-		return err
+		return &sdk.Unready{Err: err}
 	}
 	if p.accounts, err = table.Open(s.StateDir, "accounts"); err != nil {
-		return errors.Join(err, p.buckets.Close())
+		return &sdk.Unready{Err: errors.Join(err, p.buckets.Close())}
 	}
 	p.stopped.Add(1)
 	go p.sweeps()

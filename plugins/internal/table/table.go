@@ -4,8 +4,9 @@
 // A change is visible at once and on disk within Every; Sync and Close write what is
 // left. kill -9 loses at most the last moments, which these plugins can bear: a
 // sender waits once more, a count is a little low. The file is never damaged by it
-// (bbolt commits copy on write); one that a crash left before its first entry is made again. Memory is bounded: the changes that are not yet on
-// disk, at most Pending of them, beyond which a change waits for the disk.
+// (bbolt commits copy on write); one that something else damaged is refused by Open (plugins/internal/boltfile). Memory is bounded: the changes that
+// are not yet on disk, at most Pending of them, beyond which a change waits for the disk. A disk that takes nothing is told on standard
+// output, once, and so is its end; until then everything works from memory, as far as that goes.
 //
 // One process can have the file open: a plugin that uses a Table has no overlap.
 package table
@@ -14,13 +15,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/sluicemail/sluice/plugins/internal/boltfile"
 )
 
 // Every is how long a change may be in memory alone.
@@ -54,50 +56,35 @@ func Open(dir, name string) (*Table, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	path := filepath.Join(dir, name+".db")
-	if err := removeUnborn(path); err != nil {
-		return nil, err
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
+	db, err := boltfile.Open(path, 5*time.Second)
 	if err != nil {
-		return nil, fmt.Errorf("open state %s: %w", path, err)
+		return nil, fmt.Errorf("open state: %w", err)
 	}
 	t := &Table{
 		db: db, bucket: []byte(name), done: make(chan struct{}), ended: make(chan struct{}),
 		pending: make(map[string][]byte),
 	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(t.bucket)
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open state %s: %w", path, err), db.Close())
+	if err := t.prepare(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open state: prepare %s: %w", path, err), db.Close())
 	}
 	go t.flushes()
 	return t, nil
 }
 
-// removeUnborn removes a file in which a power failure left nothing but zeros: it was being made. Any other
-// file that bbolt does not like is left for the administrator.
-func removeUnborn(path string) error {
-	const pages = 4 * 65536 // that a new file has, at most
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
+// prepare makes the bucket. One that is there needs no write, so that a full disk is no reason not to start.
+func (t *Table) prepare() error {
+	there := false
+	err := t.db.View(func(tx *bolt.Tx) error {
+		there = tx.Bucket(t.bucket) != nil
 		return nil
+	})
+	if err != nil || there {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("open state: %w", err)
-	}
-	head, err := io.ReadAll(io.LimitReader(f, pages+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("open state %s: %w", path, err)
-	}
-	if len(head) > pages || len(bytes.Trim(head, "\x00")) > 0 {
-		return nil
-	}
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("open state: %w", err)
-	}
-	return nil
+	return t.db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucket(t.bucket)
+		return err
+	})
 }
 
 // flushes writes until Close.
@@ -108,10 +95,20 @@ func (t *Table) flushes() {
 	for {
 		select {
 		case <-ticker.C:
-			_ = t.Sync() // kept in failed, and tried again
+			t.tell(t.Err(), t.Sync()) // an error is kept in failed, and the write tried again
 		case <-t.done:
 			return
 		}
+	}
+}
+
+// tell says when writing begins to fail, and when it works again.
+func (t *Table) tell(before, now error) {
+	switch {
+	case before == nil && now != nil:
+		fmt.Printf("%s: changes stay in memory and would be lost now, at most %d are taken: %v\n", t.db.Path(), Pending, now)
+	case before != nil && now == nil:
+		fmt.Printf("%s: the changes are on disk again\n", t.db.Path())
 	}
 }
 

@@ -1,6 +1,8 @@
 package table
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -159,6 +162,57 @@ func TestUnborn(t *testing.T) {
 			_ = tab.Close()
 		}
 	}
+}
+
+// TestFullDisk: while there is no room changes stay in memory, which is told once; with room again they are written, and nothing is lost.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
+		t.Skipf("it needs the right to mount a small disk: %v", err)
+	}
+	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
+	said, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := os.Stdout
+	os.Stdout = to
+	defer func() { os.Stdout = before }()
+
+	tab := open(t, dir)
+	put(t, tab, "first", "1")
+	fill := filepath.Join(dir, "fill")
+	if err := os.WriteFile(fill, make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the disk is not small")
+	}
+	const many = 5000
+	for i := range many {
+		put(t, tab, fmt.Sprint(i), "a value of some length")
+	}
+	lines := bufio.NewReader(said)
+	if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, "things.db: changes stay in memory") || !strings.Contains(line, "no space left on device") {
+		t.Errorf("%q %v", line, err)
+	}
+	if err := tab.Sync(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	if v, err := tab.Get("4999"); err != nil || string(v) != "a value of some length" {
+		t.Errorf("%q %v", v, err)
+	}
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, "things.db: the changes are on disk again") {
+		t.Errorf("%q %v", line, err)
+	}
+	if err := tab.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, n := open(t, dir), 0
+	if err := again.Each(func(string, []byte) bool { n++; return true }); err != nil || n != many+1 {
+		t.Errorf("%d of %d are left: %v", n, many+1, err)
+	}
+	_ = again.Close()
 }
 
 // TestDiskFails: when nothing can be written, changes fail once memory is full, and soon.
