@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -56,6 +57,12 @@ const (
 	longest  = time.Hour
 )
 
+// maxName is the length of a name in DNS, in its text form without escapes (RFC 1035 section 2.3.4).
+const maxName = 253 + 1 // with the last dot
+
+// errSilent: no DNS server said anything, as opposed to one that said that it has no answer.
+var errSilent = errors.New("no answer")
+
 // listed returns the answers of a list about a name; none if it is not listed.
 func (c *client) listed(ctx context.Context, name string) ([]netip.Addr, error) {
 	c.mu.Lock()
@@ -63,6 +70,9 @@ func (c *client) listed(ctx context.Context, name string) ([]netip.Addr, error) 
 	c.mu.Unlock()
 	if ok && time.Now().Before(have.until) {
 		return have.answers, nil
+	}
+	if _, can := dns.IsDomainName(name); !can || len(name) > maxName {
+		return nil, nil // DNS can't have it, so nobody lists it; a link may be of any length
 	}
 	answers, ttl, err := c.ask(ctx, name)
 	if err != nil {
@@ -93,24 +103,34 @@ func (c *client) forget() {
 	}
 }
 
+// ask asks the servers one after the other. If nobody says anything they are all asked once more, because datagrams get lost.
 func (c *client) ask(ctx context.Context, name string) (answers []netip.Addr, ttl time.Duration, err error) {
 	if len(c.servers) == 0 {
 		return nil, 0, errors.New("there is no DNS server to ask")
 	}
-	for _, server := range c.servers {
-		var r *dns.Msg
-		if r, err = c.exchange(ctx, server, name); err != nil {
-			continue
+	var refused, silent error
+	for try := 0; try < 2 && refused == nil && ctx.Err() == nil; try++ {
+		for _, server := range c.servers {
+			r, err := c.exchange(ctx, server, name)
+			switch {
+			case err != nil:
+				silent = fmt.Errorf("%w: %w", errSilent, err)
+				continue
+			case r.Rcode == dns.RcodeNameError:
+				return nil, negativeTTL(r), nil
+			case r.Rcode == dns.RcodeSuccess:
+				return answersOf(r)
+			}
+			refused = fmt.Errorf("%s answers %s", server, dns.RcodeToString[r.Rcode])
 		}
-		switch r.Rcode {
-		case dns.RcodeNameError:
-			return nil, negativeTTL(r), nil
-		case dns.RcodeSuccess:
-			return answersOf(r)
-		}
-		err = fmt.Errorf("%s answers %s", server, dns.RcodeToString[r.Rcode])
 	}
-	return nil, 0, err
+	switch {
+	case refused != nil:
+		return nil, 0, refused
+	case silent == nil:
+		silent = fmt.Errorf("%w: %w", errSilent, context.Cause(ctx))
+	}
+	return nil, 0, silent
 }
 
 func (c *client) exchange(ctx context.Context, server, name string) (*dns.Msg, error) {
@@ -166,20 +186,27 @@ func negativeTTL(r *dns.Msg) time.Duration {
 	return time.Minute
 }
 
-// testEvery is how often lists are tested.
-const testEvery = 10 * time.Minute
+// How often lists are tested, and how soon again when one of them gave no answer.
+const (
+	testEvery = 10 * time.Minute
+	testAgain = 10 * time.Second
+)
 
 func (p *plugin) tests() {
 	defer p.stopped.Done()
-	ticker := time.NewTicker(testEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(testEvery)
+	defer timer.Stop()
+	again := testAgain
 	for first := true; ; first = false {
 		var tried sync.WaitGroup
+		var unknown atomic.Bool
 		for _, l := range p.lists {
 			tried.Add(1)
 			go func() {
 				defer tried.Done()
-				p.tryList(l)
+				if !p.tryList(l) {
+					unknown.Store(true)
+				}
 			}()
 		}
 		done := make(chan struct{})
@@ -195,8 +222,15 @@ func (p *plugin) tests() {
 		if first {
 			close(p.tested)
 		}
+		if unknown.Load() {
+			timer.Reset(again)
+			again = min(2*again, testEvery)
+		} else {
+			timer.Reset(testEvery)
+			again = testAgain
+		}
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-p.stop:
 			return
 		}
@@ -204,10 +238,10 @@ func (p *plugin) tests() {
 }
 
 // tryList asks a list for what no list may have (RFC 5782 section 5): one that has it lists the world,
-// which is how lists die.
-func (p *plugin) tryList(l *list) {
+// which is how lists die. It reports whether there was an answer; without one the list is as good as it was before.
+func (p *plugin) tryList(l *list) bool {
 	if !l.test {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.settings.Timeout)
 	defer cancel()
@@ -216,10 +250,14 @@ func (p *plugin) tryList(l *list) {
 		never = "invalid."
 	}
 	answers, _, err := p.dns.ask(ctx, never+l.zone)
-	broken := err == nil && len(answers) > 0
+	if err != nil {
+		return false
+	}
+	broken := len(answers) > 0
 	if was := l.broken.Swap(broken); was != broken {
 		fmt.Printf("list %s: lists everything: %v\n", l.zone, broken)
 	}
+	return true
 }
 
 // status tells an administrator how the lists are.

@@ -14,7 +14,8 @@
 // once, within Settings.Timeout, and answers are kept for their TTL in a bounded cache.
 //
 // Failures: a list that does not answer says nothing, and a reason DNSBL_FAILED tells so; if
-// none answers, the answer is an error and on_failure decides.
+// none answers, the answer is an error and on_failure decides. A list that fell silent after some of a message's domains has not
+// answered, unless one of those is listed.
 //
 // Untrusted input: the domains of the message (bounded in number and length), answers of DNS.
 package dnsbl
@@ -190,47 +191,64 @@ var errBroken = errors.New("not believed: it lists what no list may have (RFC 57
 // maxAtOnce bounds the questions to DNS that one message has under way.
 const maxAtOnce = 32
 
+// heard is what came of all questions to one list.
+type heard struct {
+	list     *list
+	best     hit     // the heaviest answer, if listed
+	weight   float64 // its
+	listed   bool
+	answered bool  // at least one question
+	silent   bool  // nobody said anything to at least one: the rest of what it knows is missing
+	failed   error // of the last question that failed
+}
+
+func (h *heard) take(q hit) {
+	if q.err != nil {
+		h.failed = q.err
+		h.silent = h.silent || errors.Is(q.err, errSilent)
+		return
+	}
+	h.answered = true
+	for _, answer := range q.answers {
+		if w, ok := h.list.weight(answer); ok && (!h.listed || heavier(w, h.weight)) {
+			h.listed, h.weight, h.best = true, w, hit{list: h.list, subject: q.subject, answers: []netip.Addr{answer}}
+		}
+	}
+}
+
+// spoke reports whether the list may be taken at its word: something is listed, or every question was heard. (An odd domain that a server fails
+// on alone does not silence the list, or a sender could do so.)
+func (h *heard) spoke() bool { return h.listed || h.answered && !h.silent }
+
 // verdict adds up what the lists said. A list counts once, with its heaviest answer.
 func verdict(hits []hit) (sdk.Verdict, error) {
 	var v sdk.Verdict
-	best := make(map[*list]hit)
-	weights := make(map[*list]float64)
-	failed := make(map[*list]error)
-	for _, h := range hits {
-		if h.err != nil {
-			failed[h.list] = h.err
-			continue
+	var lists []*heard // in their order, so that equal questions have equal answers
+	of := make(map[*list]*heard)
+	for _, q := range hits {
+		if of[q.list] == nil {
+			of[q.list] = &heard{list: q.list}
+			lists = append(lists, of[q.list])
 		}
-		for _, answer := range h.answers {
-			w, ok := h.list.weight(answer)
-			if old, have := weights[h.list]; ok && (!have || heavier(w, old)) {
-				weights[h.list], best[h.list] = w, hit{list: h.list, subject: h.subject, answers: []netip.Addr{answer}}
-			}
-		}
+		of[q.list].take(q)
 	}
-	if len(hits) > 0 && all(hits, func(h hit) bool { return h.err != nil }) {
-		return v, fmt.Errorf("no list answers: %w", hits[0].err)
+	if len(lists) > 0 && !slices.ContainsFunc(lists, (*heard).spoke) {
+		return v, fmt.Errorf("no list answers: %w", lists[0].failed)
 	}
-	var lists []*list // in their order, so that equal questions have equal answers
-	for _, h := range hits {
-		if !slices.Contains(lists, h.list) {
-			lists = append(lists, h.list)
-		}
-	}
-	for _, l := range lists {
-		h, ok := best[l]
-		if !ok {
-			if err := failed[l]; err != nil {
-				v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "DNSBL_FAILED", Text: strings.TrimSuffix(l.zone, ".") + ": " + err.Error()})
+	for _, h := range lists {
+		l := h.list
+		if !h.listed {
+			if h.failed != nil {
+				v.Reasons = append(v.Reasons, sdk.Reason{Symbol: "DNSBL_FAILED", Text: strings.TrimSuffix(l.zone, ".") + ": " + h.failed.Error()})
 			}
 			continue
 		}
-		v.Score += weights[l]
+		v.Score += h.weight
 		v.Reasons = append(v.Reasons, sdk.Reason{
-			Symbol: l.symbol, Score: weights[l], Text: fmt.Sprintf("%s is listed by %s (%s)", h.subject.name, l.zone, h.answers[0]),
+			Symbol: l.symbol, Score: h.weight, Text: fmt.Sprintf("%s is listed by %s (%s)", h.best.subject.name, l.zone, h.best.answers[0]),
 		})
-		if l.refuse && v.Action == sdk.Accept && weights[l] >= 0 {
-			v.Action, v.Reply = sdk.Reject, l.reply(h.subject)
+		if l.refuse && v.Action == sdk.Accept && h.weight >= 0 {
+			v.Action, v.Reply = sdk.Reject, l.reply(h.best.subject)
 		}
 	}
 	sort.Slice(v.Reasons, func(i, k int) bool {
@@ -240,10 +258,6 @@ func verdict(hits []hit) (sdk.Verdict, error) {
 }
 
 func heavier(a, b float64) bool { return max(a, -a) > max(b, -b) }
-
-func all(hits []hit, ok func(hit) bool) bool {
-	return !slices.ContainsFunc(hits, func(h hit) bool { return !ok(h) })
-}
 
 // reversed returns the label of an address in a list (RFC 5782 sections 2.1 and 2.4).
 func reversed(a netip.Addr) string {
