@@ -14,7 +14,8 @@
 //	E6.2  every policy, every failure, every stage; the scanner that always fails, told within a minute:
 //	      pipeline/matrix_test.go TestFailureMatrix; events_test.go TestAlwaysFailingScanner. A policy that is not
 //	      written is the stage's default, which check prints (RULES D1): cmd/sluice/cli_test.go TestCheck
-//	E6.3  the scanner is down: burden_hurt_test.go TestScannerDown, plugin_clamav_test.go TestClamAV
+//	E6.3  the scanner is down: burden_hurt_test.go TestScannerDown. Every shipped plugin with what it asks down, slow and killed, or
+//	      its state damaged, held, without room: plugin_drills_test.go TestPluginDrills; plugin_rspamd_test.go, drill
 //	E6.4  a failure is no accept, an accept hides nobody: pipeline/matrix_test.go TestFirstAcceptHidesNobody; TestMischief
 //	E6.5  changes: plugin_change_test.go TestPluginChanges, TestPluginChangesRefused; pipeline/changes_model_test.go
 //	      FuzzChanges, changes_test.go TestSecondBody, TestSizeAfterNewBody; recipients_test.go TestTooManyRecipients;

@@ -186,11 +186,11 @@ plugins = ["sign"]
 	s.drill(verifier)
 }
 
-// TestClamAVMilter: the other way to ClamAV refuses the test file, and adds its fields to what is clean.
-func TestClamAVMilter(t *testing.T) {
+// newClamAVMilter starts clamav-milter before a clamd.
+func newClamAVMilter(t testing.TB, clamd *scanner) (d *scanner, address string) {
+	t.Helper()
 	program := peer(t, "clamav-milter", "clamav-milter")
-	clamd := newClamd(t)
-	d := &scanner{t: t, dir: scannerDir(t)}
+	d = &scanner{t: t, dir: scannerDir(t)}
 	port := scannerPort(t)
 	d.write("milter.conf", fmt.Sprintf(`Foreground yes
 MilterSocket inet:%s@127.0.0.1
@@ -204,7 +204,14 @@ TemporaryDirectory %s
 	d.args = []string{program, "--config-file=" + filepath.Join(d.dir, "milter.conf")}
 	d.answer = func() error { return milterAnswers("tcp", "127.0.0.1:"+port) }
 	d.start()
-	config := fmt.Sprintf("address = \"tcp:127.0.0.1:%s\"", port)
+	return d, "tcp:127.0.0.1:" + port
+}
+
+// TestClamAVMilter: the other way to ClamAV refuses the test file, and adds its fields to what is clean.
+func TestClamAVMilter(t *testing.T) {
+	clamd := newClamd(t)
+	_, address := newClamAVMilter(t, clamd)
+	config := fmt.Sprintf("address = %q", address)
 	s := twoPolicies(t, "milter", config, config)
 	s.start()
 	defer s.stop()
@@ -233,10 +240,11 @@ TemporaryDirectory %s
 	}
 }
 
-// TestRspamdMilter: rspamd as a milter, which does not use libmilter, refuses GTUBE and adds its fields.
-func TestRspamdMilter(t *testing.T) {
+// newRspamdMilter starts rspamd as a milter.
+func newRspamdMilter(t testing.TB) (d *scanner, address string) {
+	t.Helper()
 	program := peer(t, "rspamd", "rspamd")
-	d := &scanner{t: t, dir: scannerDir(t)}
+	d = &scanner{t: t, dir: scannerDir(t)}
 	d.write("tld", "com\nnet\norg\ntest\n")
 	config := strings.Replace(rspamdConfig, `.include "$CONFDIR/actions.conf"`, "actions { add_header = 3; reject = 15; }", 1)
 	d.write("rspamd.conf", fmt.Sprintf(config, d.dir, scannerPort(t))+fmt.Sprintf(`
@@ -250,7 +258,13 @@ worker "rspamd_proxy" {
 	d.args = []string{program, "--no-fork", "--insecure", "--config", filepath.Join(d.dir, "rspamd.conf")}
 	d.answer = func() error { return milterAnswers("unix", d.dir+"/milter.sock") }
 	d.start()
-	address := fmt.Sprintf("address = \"unix:%s/milter.sock\"", d.dir)
+	return d, "unix:" + d.dir + "/milter.sock"
+}
+
+// TestRspamdMilter: rspamd as a milter, which does not use libmilter, refuses GTUBE and adds its fields.
+func TestRspamdMilter(t *testing.T) {
+	_, at := newRspamdMilter(t)
+	address := fmt.Sprintf("address = %q", at)
 	s := twoPolicies(t, "milter", address, address)
 	s.start()
 	defer s.stop()
