@@ -87,7 +87,7 @@ func (q *Queue) pack(ctx context.Context, t *trip) (parcels []*parcel, known []*
 	now := q.Now()
 	for _, r := range e.of(t.part) {
 		switch {
-		case r.Next.After(now), r.unsure && !q.makeSure(ctx, e, r):
+		case r.Next.After(now) && r.ended == nil, r.unsure && !q.makeSure(ctx, e, r):
 			continue
 		case r.ended != nil:
 			known = append(known, &result{Recipient: r, outcome: *r.ended})

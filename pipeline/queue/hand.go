@@ -54,7 +54,7 @@ type Task struct {
 func (t *Task) concerns(e *Entry, r *Recipient) bool {
 	state, ok := r.state(), false
 	switch t.Verb {
-	case Hold, Retry:
+	case Hold, Retry, bringForward:
 		ok = state == stateQueued
 	case Release:
 		ok = state == stateHeld
@@ -219,6 +219,11 @@ func (h *hand) do(ctx context.Context, r *Recipient) error {
 		}
 		h.due(r)
 		h.say(r, string(h.task.Verb))
+	case bringForward:
+		was := r.Next
+		h.due(r)
+		h.say(r, "brought forward")
+		h.events[len(h.events)-1].Text = was.UTC().Format(time.RFC3339) + ": " + tooFar
 	case Reroute:
 		h.reroute(r)
 	case Remove:

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"container/heap"
 	"container/list"
 	"slices"
 	"sync"
@@ -130,6 +131,8 @@ func (h byDue) Swap(i, k int) {
 	h[i], h[k] = h[k], h[i]
 	h[i].index, h[k].index = i, k
 }
+
+func (h *byDue) init() { heap.Init(h) }
 
 // Push and Pop are for container/heap.
 func (h *byDue) Push(x any) {

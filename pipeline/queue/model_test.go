@@ -159,9 +159,15 @@ func (m *model) work() bool {
 
 func (m *model) upkeep() {
 	ctx := context.Background()
+	look := m.q.watchClock()
 	m.q.wake()
 	if err := errors.Join(m.q.load(ctx), m.q.tidy(ctx)); err != nil {
 		m.t.Fatal(err)
+	}
+	if look {
+		if err := m.q.lookAhead(ctx); err != nil {
+			m.t.Fatal(err)
+		}
 	}
 	if err := m.q.reviewLate(ctx); err != nil {
 		m.t.Fatal(err)

@@ -125,6 +125,7 @@ type Queue struct {
 	Options
 	schedule
 	loader loader // of the ticker and Start alone
+	watch  watch  // of review alone
 
 	suppression suppression
 

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline"
@@ -31,7 +32,11 @@ func (q *Queue) review(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-look.C:
-			if err := q.reviewLate(ctx); err != nil && ctx.Err() == nil {
+			var err error
+			if q.watchClock() {
+				err = q.lookAhead(ctx)
+			}
+			if err = errors.Join(err, q.reviewLate(ctx)); err != nil && ctx.Err() == nil {
 				q.Logger.Error("review failed", "stage", pipeline.StageQueue, "action", "retry", "why", err)
 			}
 		case key := <-q.remote.reviews:

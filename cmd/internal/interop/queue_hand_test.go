@@ -95,6 +95,10 @@ func TestQueueByHand(t *testing.T) {
 	if out := s.sluice("", "queue", "list", "--summary"); !strings.Contains(out, "20 messages to 20 recipients") || !strings.Contains(out, "127.0.0.1:") {
 		t.Error(out)
 	}
+	if out := s.sluice("", "trace", "u5@dead.test"); !strings.Contains(out, "<u5@dead.test> to remote u5@dead.test, ") ||
+		!strings.Contains(out, "waits for its next hop: its next hop can't be reached (127.0.0.1:") || !strings.Contains(out, ", until ") || !strings.Contains(out, "last reply: ") {
+		t.Error(out)
+	}
 	if out := s.sluice("", "queue", "list", "--to", "U1?@dead.test", "--json"); strings.Count(out, "\n") != 10 {
 		t.Error(out)
 	}
