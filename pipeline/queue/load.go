@@ -48,9 +48,8 @@ func (q *Queue) lows(ctx context.Context) (low, local uint32, err error) {
 // load looks at the due minutes that it has not looked at, and goes on for hops that have room again.
 func (q *Queue) load(ctx context.Context) error {
 	q.mu.Lock()
-	if q.lost && len(q.hops) <= q.memory.hops/2 { // from the beginning: nobody knows where it is
-		q.lost = false
-		q.loader.swept = dueBound(q.low)
+	if from := q.again(); from != nil {
+		q.loader.swept = from
 	}
 	q.mu.Unlock()
 	more, err := q.sweep(ctx)
@@ -217,7 +216,7 @@ func (q *Queue) visit(ctx context.Context, label string, at place) (taken bool, 
 	h := q.hops[label]
 	if h != nil && !at.before(h.from) || h == nil && len(q.hops) >= q.memory.hops {
 		if h == nil {
-			q.lost = true
+			q.miss(placeKey(label, at))
 		}
 		return false, nil
 	}

@@ -227,3 +227,48 @@ func TestNoticeOfALostAnswer(t *testing.T) {
 		t.Errorf("sent %v, %d left", m.sent, m.left())
 	}
 }
+
+// mostlyDead are servers of which only that of z.example can be reached.
+type mostlyDead struct{ *model }
+
+func (d mostlyDead) Send(ctx context.Context, key pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, func(), error) {
+	if p.Domain == "z.example" {
+		return d.model.Send(ctx, key, p)
+	}
+	return pipeline.Sent{Pace: pipeline.PaceWait, Why: "time-out", Outcomes: []pipeline.Outcome{{Kind: pipeline.Delayed, Text: "time-out"}}}, nil, nil
+}
+
+// TestMoreDeadDomainsThanAreKnown: what stands behind more dead domains than a process knows at once has its turn after a start; the
+// dead ones have theirs too, and are given up in time.
+func TestMoreDeadDomainsThanAreKnown(t *testing.T) {
+	t.Parallel()
+	m, s := newBench(t)
+	received := m.now
+	const dead = 20
+	for i := range 2 * dead { // the second of each stays on disk when the first has failed, and its hop is known as long
+		m.to(fmt.Sprintf("u%d@%c.example", i/dead, 'a'+rune(i%dead)), received)
+	}
+	m.to("u@z.example", received)
+	m.few = true
+	m.start()
+	m.q.Store, m.q.Courier = s, mostlyDead{m}
+	begin := m.now
+	for m.sent["u@z.example"] == 0 && m.now.Sub(begin) < 12*time.Hour {
+		m.settleDown()
+		m.now = m.now.Add(time.Minute)
+		m.check("dead domains")
+	}
+	if took := m.now.Sub(begin); took > time.Hour {
+		t.Errorf("it has left after %s", took)
+	}
+	for m.left() > 0 && m.now.Sub(begin) < 8*24*time.Hour {
+		m.settleDown()
+		m.now = m.now.Add(10 * time.Minute)
+		if len(m.q.hops) > 5+2 {
+			t.Fatalf("%d hops are known", len(m.q.hops))
+		}
+	}
+	if took := m.now.Sub(begin); m.left() != 0 || took > 6*24*time.Hour {
+		t.Errorf("%d left after %s", m.left(), took)
+	}
+}

@@ -26,7 +26,9 @@ type schedule struct {
 	remote  remote
 	memory  memory
 	hungry  []*hop    // more of them is on disk than here, and there is room
-	lost    bool      // an entry could not be read back: all is to be read again
+	lost    bool      // something is neither here nor noted: all is to be read again
+	missed  []byte    // the first due key of a hop of which nothing was noted, since too many are known; nil: none
+	turned  time.Time // when hops were forgotten so that others have their turn
 	lag     bool      // due minutes were not read to their end yet
 	looked  time.Time // when somebody looked for what is late
 

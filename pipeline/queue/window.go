@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"container/list"
 	"time"
 )
@@ -146,7 +147,7 @@ func (s *schedule) leaveOut(p *part) { s.note(p.hop, p.place()) }
 func (s *schedule) note(h *hop, at place) {
 	if len(s.hops) > s.memory.hops && h.count == 0 && !h.resolving && h != s.local {
 		s.dropHop(h)
-		s.lost = true
+		s.miss(placeKey(h.label, at))
 		return
 	}
 	h.from = earlier(h.from, at)
@@ -249,9 +250,48 @@ func (s *schedule) cut(h *hop, most int) {
 	}
 }
 
-// maxHops is how many hops may be known at once. If there are more of which something is on disk, the loader begins from
-// the low-water mark again when there are fewer.
+// maxHops is how many hops may be known at once. If there are more of which something is on disk, they take turns: now and again
+// those that are suspended are forgotten, and the loader goes on where it found that there were too many, and at the end
+// from the low-water mark. Otherwise a hundred thousand dead domains would hold up a living one behind them until they are given up.
 const maxHops = 100_000
+
+// turnEvery is how often, at most. A turn reads an entry of each hop and asks where it leads.
+const turnEvery = 5 * time.Minute
+
+// miss takes note that nothing is noted of a hop with something on disk.
+func (s *schedule) miss(key []byte) {
+	s.lost = true
+	if s.missed == nil || bytes.Compare(key, s.missed) < 0 {
+		s.missed = key
+	}
+}
+
+// again returns from where on due keys have to be read again, or nil for not now.
+func (s *schedule) again() []byte {
+	now := s.now()
+	switch {
+	case !s.lost:
+		return nil
+	case len(s.hops) <= s.memory.hops/2:
+		s.lost, s.missed = false, nil
+		return dueBound(s.low)
+	case now.Sub(s.turned).Abs() < turnEvery:
+		return nil
+	}
+	s.turned = now
+	for _, h := range s.hops {
+		if h != s.local && h.count == 0 && !h.resolving && h.suspended(now) {
+			s.dropHop(h)
+		}
+	}
+	from := s.missed
+	s.missed = nil
+	if from == nil { // all of it: nobody is left out but those for whom there is no room again
+		s.lost = false
+		return dueBound(s.low)
+	}
+	return from // those who were forgotten have their turn after it
+}
 
 // dropHop forgets a hop of which nothing is in memory.
 func (s *schedule) dropHop(h *hop) {
