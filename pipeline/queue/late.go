@@ -31,28 +31,55 @@ type stuck struct {
 
 // reviewLate tells the senders of what is due and late that it is. Suspended hops have reviews of their own.
 func (q *Queue) reviewLate(ctx context.Context) error {
-	start := time.Now()
+	end := time.Now().Add(roundTime)
+	var patience failures
 	for _, h := range q.stuckHops() {
-		t := q.timetable(h.pipeline, h.domain)
-		now := q.Now()
-		at := h.from
-		var last place
-		err := q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place, n note) (bool, error) {
-			if t.warnAfter <= 0 || n.warned || now.Sub(n.began(p.id)) < t.warnAfter || p == last {
-				return t.warnAfter > 0, ctx.Err()
-			}
-			last = p
-			return true, q.tellLate(ctx, h.label, p)
-		}, &at)
-		if err != nil {
+		if err := q.reviewStuck(ctx, h, end, &patience); err != nil {
 			return err
 		}
-		q.mu.Lock()
-		h.hop.looked = now
-		q.mu.Unlock()
-		if time.Since(start) > roundTime {
+		if time.Now().After(end) {
 			break
 		}
+	}
+	return nil
+}
+
+// reviewStuck does it for one hop. If there is no time left it goes on in the next round.
+func (q *Queue) reviewStuck(ctx context.Context, h stuck, end time.Time, patience *failures) error {
+	t := q.timetable(h.pipeline, h.domain)
+	now, at := q.Now(), h.from
+	var last place
+	cut := false
+	err := q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place, n note) (bool, error) {
+		if cut = time.Now().After(end); cut || t.warnAfter <= 0 {
+			return false, ctx.Err()
+		}
+		if n.warned || now.Sub(n.began(p.id)) < t.warnAfter || p == last {
+			return true, ctx.Err()
+		}
+		last = p
+		return true, patience.bear(ctx, q.tellLate(ctx, h.label, p))
+	}, &at)
+	if cut {
+		now = now.Add(-lookEvery)
+	}
+	q.mu.Lock()
+	h.hop.looked = now
+	q.mu.Unlock()
+	return err
+}
+
+// failures counts entries for which a review failed.
+type failures int
+
+// bear lets the others go on when one fails, and ends a review that only fails.
+func (f *failures) bear(ctx context.Context, err error) error {
+	const most = 10
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if *f++; *f > most {
+		return err
 	}
 	return nil
 }
@@ -114,7 +141,9 @@ func (q *Queue) tellLate(ctx context.Context, label string, at place) error {
 	if len(round) == 0 {
 		return nil
 	}
-	_, err = q.settleAll(ctx, e, round) // the notice waits until that is durable
+	if _, err = q.settleAll(ctx, e, round); err != nil { // the notice waits until that is durable
+		q.Logger.Error("settling failed", "id", e.ID, "stage", pipeline.StageQueue, "action", "retry", "why", err)
+	}
 	return err
 }
 

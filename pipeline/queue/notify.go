@@ -143,8 +143,11 @@ func (q *Queue) about(e *live, r *result) (list []About) {
 		if class, _, ok := strings.Cut(a.Outcome.Status, "."); ok {
 			one.Outcome.Status = class + ".0.0"
 		}
-		if r.tell == NoticeFailed || r.tell == NoticeDelayed {
+		switch r.tell {
+		case NoticeFailed:
 			one.Outcome.Text = "It could not be delivered to where mail for this address goes."
+		case NoticeDelayed:
+			one.Outcome.Text = "It could not be delivered yet to where mail for this address goes."
 		}
 		list = append(list, one)
 	}

@@ -80,6 +80,7 @@ func (q *Queue) reviewHop(ctx context.Context, h parked) error {
 	var last storage.ID
 	at := h.from
 	t := q.timetable(h.pipeline, h.domain)
+	var patience failures
 	return q.walkHop(ctx, h.label, h.from, minuteOf(now), func(p place, n note) (bool, error) {
 		age := now.Sub(n.began(p.id))
 		warn := t.warnAfter > 0 && age >= t.warnAfter && !n.warned
@@ -87,7 +88,7 @@ func (q *Queue) reviewHop(ctx context.Context, h parked) error {
 			return true, ctx.Err()
 		}
 		last = p.id
-		return true, q.reviewEntry(ctx, h, p)
+		return true, patience.bear(ctx, q.reviewEntry(ctx, h, p)) // those behind one whose notice can't be made are told
 	}, &at)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // TestOneReportForAllForwards: an alias with two members behind one next hop is one recipient: one report of success,
@@ -129,5 +130,57 @@ func TestNoticeThatCannotBeMade(t *testing.T) {
 		if got := w.received(); !slices.Equal(got, []string{"m to good@example.net"}) {
 			t.Errorf("received %q", got)
 		}
+	}
+}
+
+// picky makes no notice about one recipient.
+type picky struct {
+	told chan string
+	not  string
+}
+
+func (p *picky) Notice(_ context.Context, n *queue.Notice) (*pipeline.Message, string, error) {
+	for _, a := range n.About {
+		if a.Recipient.Hop.Address == p.not {
+			return nil, "", errors.New("the original is damaged")
+		}
+		p.told <- a.Recipient.Hop.Address
+	}
+	return nil, "nobody is told", nil
+}
+
+// TestReviewGoesOn: behind one about whom no notice can be made the others are told that they are late, be their next hop down or
+// their rate small.
+func TestReviewGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, dead := range []bool{true, false} {
+		c := newClock()
+		p := &picky{make(chan string, 1000), "bad@example.net"}
+		r, w := newRemoteRig(t, func(o *queue.Options) {
+			o.Now, o.Notify = c.Now, p
+			if !dead {
+				o.Destination = func(string, string) queue.Destination { return queue.Destination{Rate: "1/d"} }
+			}
+		})
+		if dead {
+			w.answer = func(_ pipeline.NextHop, p *pipeline.Parcel) (pipeline.Sent, error) { return unreachable(p), nil }
+		}
+		now := func(m *pipeline.Message) { m.Origin, m.Received = sdk.Login, c.Now() }
+		r.send(t, "first", now, to("first@example.net"))
+		eventually(t, "an attempt", func() bool {
+			return r.site("mx.example.net").State == map[bool]string{true: "suspended", false: "good"}[dead]
+		})
+		r.send(t, "bad", now, to("bad@example.net"))
+		r.send(t, "good", now, to("good@example.net"))
+		eventually(t, "the notice about the one behind", func() bool {
+			c.add(10 * time.Minute)
+			for len(p.told) > 0 {
+				if <-p.told == "good@example.net" {
+					return true
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+			return false
+		})
 	}
 }
