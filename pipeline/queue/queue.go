@@ -49,8 +49,8 @@
 // # Suspension
 //
 // What waits for a site that can't be reached is not touched: it leaves memory and stays on disk under its due keys, where the loader
-// passes over it by seeking. Nothing is written for it; its attempts are not counted; Waits says why it waits. When its time has
-// come, the first of it is tried alone. review.go sees to those that get too old meanwhile.
+// passes over it by seeking. Nothing is written for it; its attempts are not counted; Show says why it waits. When its time has
+// come, the first of it is tried alone. review.go sees to those that get too old meanwhile, late.go to what else is due and waits for long.
 //
 // # Failures
 //
