@@ -20,8 +20,7 @@ const (
 	// grace is how long a plugin has for its answer to a Cancel (RULES C1).
 	grace = time.Second
 
-	// deathTime is how long after a stream's end it may take to see that the process died: the socket closes
-	// a little before it is gone.
+	// deathTime is how long after a stream's end it may take until the process is gone: the socket closes a little before.
 	deathTime = 500 * time.Millisecond
 )
 

@@ -70,13 +70,7 @@ func opinion(ctx context.Context, a *wire.Answer) (sdk.Verdict, error) {
 // brokenLane says what the end of a stream means: the process died, or we killed it, or
 // the plugin alone ended the stream.
 func (l *lane) brokenLane(ctx context.Context, err error) error {
-	select {
-	case <-l.p.runner.died:
-	case <-time.After(deathTime):
-	case <-ctx.Done():
-	}
-	select {
-	case <-l.p.runner.died:
+	if l.p.runner.awaitDeath(ctx.Done()) {
 		switch reason := l.p.killedFor(); reason {
 		case "":
 			return failf(Crash, "the plugin died: %s", l.p.runner.status)
@@ -85,7 +79,6 @@ func (l *lane) brokenLane(ctx context.Context, err error) error {
 		default:
 			return failf(Timeout, "the plugin was killed: %s", reason)
 		}
-	default:
 	}
 	if status.Code(err) == codes.Unavailable {
 		l.p.kill("it closed its connection")

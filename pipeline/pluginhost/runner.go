@@ -109,6 +109,28 @@ func handshakeLine(stdout io.Reader, first *io.PipeWriter) io.Reader {
 	return stdout
 }
 
+// awaitDeath is called when a stream has ended. It reports whether the process died, and has waited until that is told. On a busy
+// machine this comes late: what the kernel says decides, or a crash would pass for an error of a plugin that lives.
+func (r *runner) awaitDeath(giveUp <-chan struct{}) bool {
+	select {
+	case <-r.died:
+		return true
+	case <-time.After(deathTime):
+	case <-giveUp:
+	}
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, r.pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+	if err == nil && info.Signo == 0 {
+		return false // it runs
+	}
+	select {
+	case <-r.died:
+		return true
+	case <-time.After(10 * deathTime): // its last words are bounded in time; this is not to be reached
+		return false
+	}
+}
+
 // reap waits for the process, ends what is left of its group while its number
 // can't have been given to another, and closes the pipes: children that left the
 // group may hold them open for ever.

@@ -50,10 +50,7 @@ func (l *lane) abandon(sent chan error) {
 	go func() {
 		defer l.p.gone.Done()
 		<-sent
-		select {
-		case <-l.p.runner.died:
-		case <-time.After(deathTime):
-		}
+		l.p.runner.awaitDeath(nil)
 		l.close()
 		l.home.put(l)
 	}()
