@@ -36,10 +36,11 @@ type live struct {
 
 // part is the recipients of an entry whose mail goes one way: they share a hop. It is the unit of the schedule.
 type part struct {
-	e   *live
-	hop *hop
+	e     *live
+	label string // of its hop
 
 	// Guarded by schedule.mu.
+	hop   *hop
 	state state
 	due   time.Time     // of the earliest of its recipients
 	floor uint32        // the first minute in which one of its due keys may stand
@@ -76,7 +77,7 @@ func (e *live) drop(r *Recipient) {
 func (e *live) of(p *part) []*Recipient {
 	var list []*Recipient
 	for _, r := range e.recipients {
-		if r.hop == p.hop.label {
+		if r.hop == p.label {
 			list = append(list, r)
 		}
 	}
@@ -86,7 +87,7 @@ func (e *live) of(p *part) []*Recipient {
 // left says what is left of a part. The entry is locked.
 func (e *live) left(p *part) (l left) {
 	for _, r := range e.recipients {
-		if r.hop != p.hop.label {
+		if r.hop != p.label {
 			continue
 		}
 		if !l.any || r.Next.Before(l.due) {
@@ -103,7 +104,7 @@ func (e *live) left(p *part) (l left) {
 // part returns the entry's part for a hop, or nil.
 func (e *live) part(label string) *part {
 	for _, p := range e.parts {
-		if p.hop.label == label {
+		if p.label == label {
 			return p
 		}
 	}

@@ -75,7 +75,7 @@ func (s *schedule) divide(e *live) {
 				p = new(part)
 				e.parts = append(e.parts, p)
 			}
-			*p = part{e: e, hop: s.hopFor(r), due: r.Next, floor: r.at, index: -1}
+			*p = part{e: e, label: r.hop, hop: s.hopFor(r), due: r.Next, floor: r.at, index: -1}
 			if last := len(e.parts) - 1; p.hop == s.local {
 				e.parts[0], e.parts[last] = p, e.parts[0]
 			}
@@ -84,7 +84,7 @@ func (s *schedule) divide(e *live) {
 			} else if len(e.parts) > 8 {
 				index = make(map[string]*part)
 				for _, p := range e.parts {
-					index[p.hop.label] = p
+					index[p.label] = p
 				}
 			}
 		}

@@ -67,8 +67,8 @@ func (s *schedule) hopFor(r *Recipient) *hop {
 
 // home gives a part that was on disk alone the hop that is known now: its own may have been forgotten meanwhile.
 func (s *schedule) home(p *part) {
-	if h := s.hops[p.hop.label]; h == nil {
-		s.hops[p.hop.label] = p.hop
+	if h := s.hops[p.label]; h == nil {
+		s.hops[p.label] = p.hop
 	} else {
 		p.hop = h
 	}
