@@ -455,7 +455,6 @@ type network struct {
 	s         *scene
 	port      uint16
 	listeners []net.Listener
-	unix      string
 	cert      tls.Certificate
 }
 

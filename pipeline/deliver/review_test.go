@@ -15,24 +15,31 @@ import (
 	"github.com/sluicemail/sluice/pipeline/resolver/resolvertest"
 )
 
-// TestReplyTooMany: a server that says one thing more than it was asked for is not used again: each of its replies would be taken for
-// another, and the one to RCPT for that to the content, which it has refused.
-func TestReplyTooMany(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lmtp")
-	l, err := net.Listen("unix", path)
+// eachConn listens until the test ends, and has every connection served by itself.
+func eachConn(t *testing.T, network, address string, serve func(net.Conn)) net.Listener {
+	t.Helper()
+	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go refuseContent(conn)
+			go serve(conn)
 		}
 	}()
+	return l
+}
+
+// TestReplyTooMany: a server that says one thing more than it was asked for is not used again: each of its replies would be taken for
+// another, and the one to RCPT for that to the content, which it has refused.
+func TestReplyTooMany(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lmtp")
+	eachConn(t, "unix", path, refuseContent)
 	r := asking(t, resolvertest.MustParse(zoneText), nil)
 	p := parcelTo("many.test")
 	p.Via = "lmtp://" + path

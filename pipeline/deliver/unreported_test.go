@@ -18,20 +18,7 @@ import (
 // TestReportsAreNotReported (DRILLS E2.6): a session in which a report of ours leaves, which like all that we write has the null
 // sender, is in no report; or two servers would write to each other every day (RFC 8460 section 3).
 func TestReportsAreNotReported(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.7.21:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go takeAll(conn)
-		}
-	}()
+	l := eachConn(t, "tcp", "127.0.7.21:0", takeAll)
 	zone := resolvertest.MustParse("example.test. MX 10 mx.example.test.\nmx.example.test. A 127.0.7.21\n")
 	for sender, want := range map[string]int{"": 0, "sender@example.org": 1} {
 		reports := tlsrpt.New(tlsrpt.Options{Cache: &policytest.Cache{Now: time.Now}})

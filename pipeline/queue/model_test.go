@@ -29,12 +29,11 @@ type model struct {
 	now   time.Time
 	trips []*trip
 	finds []*hop
-	few   bool               // hops may be known at once
-	sick  bool               // other servers answer as chance has it
-	sent  map[string]int     // how often each recipient was delivered
-	want  map[string]bool    // recipients that were committed
-	ids   []storage.ID       //
-	held  map[storage.ID]int // in hand
+	few   bool            // hops may be known at once
+	sick  bool            // other servers answer as chance has it
+	sent  map[string]int  // how often each recipient was delivered
+	want  map[string]bool // recipients that were committed
+	ids   []storage.ID    //
 }
 
 func (m *model) NextHop(_ context.Context, domain, _ string) (pipeline.NextHop, error) {

@@ -79,14 +79,6 @@ func counted(t *testing.T, p *sdktest.Plugin, name string) counts {
 
 var few = map[string]any{"min_spam": int64(20), "min_ham": int64(20)}
 
-func with(key string, value any) map[string]any {
-	config := map[string]any{key: value}
-	for k, v := range few {
-		config[k] = v
-	}
-	return config
-}
-
 // TestLearns: silent at first; then it tells the kinds apart, and still does after a restart.
 func TestLearns(t *testing.T) {
 	p := sdktest.Start(t, New(), few)

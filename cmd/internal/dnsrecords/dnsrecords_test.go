@@ -117,7 +117,6 @@ type change struct {
 	name   string // of the record, where there are several of the kind
 	want   dnsrecords.State
 	note   string
-	site   func(*dnsrecords.Site)
 }
 
 func TestDifferences(t *testing.T) {
