@@ -182,14 +182,20 @@ func (p *Pipeline) traceEnds(m *Message, d *Decision) {
 }
 
 func (p *Pipeline) begin(m *Message) {
-	m.Trace = &trace.Trace{Head: headOf(m, p.Name)}
+	p.open(m, m.Content.Size(), trace.Event{Action: sdk.Accept.String()})
+}
+
+// open begins the trace of a message of so many octets with what receive thinks of it, and goes on with what was said
+// before the content.
+func (p *Pipeline) open(m *Message, size int64, first trace.Event) {
+	m.Trace = &trace.Trace{Head: headOf(m, p.Name, size)}
 	m.Pipeline = p.Name
 	if m.via == nil {
 		m.via = p
 	}
-	m.Trace.Add(trace.Event{
-		At: p.Now(), Stage: StageReceive, Action: sdk.Accept.String(), Took: p.Now().Sub(m.Received),
-	})
+	first.At, first.Stage = p.Now(), StageReceive
+	first.Took = first.At.Sub(m.Received)
+	m.Trace.Add(first)
 	m.join()
 }
 
@@ -197,17 +203,19 @@ func (p *Pipeline) begin(m *Message) {
 // an honest one is one line (RFC 5322 section 2.1.1).
 const maxMessageID = 998
 
-func headOf(m *Message, pipeline string) trace.Head {
+func headOf(m *Message, pipeline string, size int64) trace.Head {
 	h := trace.Head{
 		ID: m.ID.String(), Received: m.Received, Origin: string(m.Origin), Pipeline: pipeline,
-		Sender: m.Sender, Size: m.Content.Size(), Recipients: make([]string, len(m.Recipients)),
+		Sender: m.Sender, Size: size, Recipients: make([]string, len(m.Recipients)),
 	}
 	for i, r := range m.Recipients {
 		h.Recipients[i] = r.Address
 	}
-	if f, ok := m.arrived.Get("Message-ID"); ok {
-		h.MessageID = f.Value()
-		h.MessageID = h.MessageID[:min(len(h.MessageID), maxMessageID)]
+	if m.arrived != nil { // nil: receive has not taken the content
+		if f, ok := m.arrived.Get("Message-ID"); ok {
+			h.MessageID = f.Value()
+			h.MessageID = h.MessageID[:min(len(h.MessageID), maxMessageID)]
+		}
 	}
 	if peer := m.Peer; peer != nil {
 		h.Listener, h.ClientName, h.Helo, h.TLS, h.Login = peer.Listener, peer.Name, peer.Helo, peer.TLS, peer.Login

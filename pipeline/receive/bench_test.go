@@ -47,6 +47,8 @@ func (d *discard) Submit(ctx context.Context, m *pipeline.Message) pipeline.Resu
 	return pipeline.Result{Reply: pipeline.Reply{Code: 250, Enhanced: "2.0.0", Text: "OK " + m.ID.String()}, Committed: true}
 }
 
+func (d *discard) Refuse(context.Context, *pipeline.Message, pipeline.Unfit) {}
+
 // body is a message of about size octets in lines of 76.
 func body(size int) []byte {
 	var b bytes.Buffer

@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"context"
 	"errors"
 	"io"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 var (
 	errIncomplete = errors.New("the content did not arrive as a whole")
+	errEnough     = errors.New("the content is too large to be read to its end")
 	endOfData     = []byte(".\r\n")
 )
 
@@ -55,7 +57,11 @@ func (s *session) receive(r io.Reader) (*transaction, pipeline.Result) {
 		// The library's reader sees the end of data and nothing else: the content is ours.
 		_, _ = io.Copy(io.Discard, r)
 	}
-	if err != nil {
+	switch {
+	case err == nil, errors.Is(err, errEnough): // which has a flaw of its own
+	case tx.tooLarge.Load():
+		sc.flag(flawSize)
+	default:
 		sc.flaw = flawIncomplete
 	}
 	if sc.flaw != flawNone {
@@ -90,24 +96,45 @@ func (s *Server) newScan(origin sdk.Origin) scan {
 	}
 }
 
-// unfit logs why content is not taken and returns the answer.
+// unfit logs why content is not taken, has the pipeline keep its trace, and returns the answer. What did not arrive as a
+// whole leaves none: there was no answer that the peer could have understood.
 func (s *session) unfit(m *pipeline.Message, sc *scan) pipeline.Result {
-	reply := replies[sc.flaw]
+	reply, why := replies[sc.flaw], whys[sc.flaw]
 	s.gate.server.counts.unfit.Add(1)
-	switch {
-	case sc.flaw == flawIncomplete:
-		s.gate.log("message", "id", m.ID.String(), "action", "abandoned", "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)
+	switch sc.flaw {
+	case flawIncomplete:
+		s.gate.log("message", "id", m.ID.String(), "action", "abandoned", "why", why, "from", m.Sender, "size", sc.size)
 		return pipeline.Result{Reply: reply}
-	case sc.flaw == flawSpool:
+	case flawSpool:
 		s.gate.server.options.Logger.Error("message", "id", m.ID.String(), "session", s.gate.id, "stage", pipeline.StageReceive,
 			"action", "defer", "why", sc.err, "from", m.Sender, "size", sc.size)
 		if errors.Is(sc.err, syscall.ENOSPC) || errors.Is(sc.err, syscall.EDQUOT) {
 			reply = pipeline.ReplyDiskFull
 		}
-		return pipeline.Result{Reply: reply}
+		why += ": " + sc.err.Error()
+	default:
+		s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "why", why, "from", m.Sender, "size", sc.size)
 	}
-	s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "why", whys[sc.flaw], "from", m.Sender, "size", sc.size)
-	return pipeline.Result{Reply: reply}
+	return s.refuse(m, pipeline.Unfit{Reply: reply, Why: why, Size: sc.size})
+}
+
+// traceTime is how long a peer waits, at most, for the trace of what is refused.
+const traceTime = 5 * time.Second
+
+// refuse has the pipeline keep the trace of a message that is not submitted, and returns the answer. Whether the peer
+// still waits for it does not matter: what it sent is known.
+func (s *session) refuse(m *pipeline.Message, u pipeline.Unfit) pipeline.Result {
+	if l := s.name; l != nil {
+		select {
+		case <-l.done:
+			m.Peer.Reverse, m.Peer.Name = l.result, l.name
+		default: // not worth a wait
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.gate.server.base, traceTime)
+	defer cancel()
+	s.gate.server.options.Pipeline.Refuse(ctx, m, u)
+	return pipeline.Result{Reply: u.Reply}
 }
 
 // readContent reads what follows DATA up to the final dot, straight from the gate's buffer.
@@ -123,7 +150,7 @@ func (g *gate) readContent(sc *scan, spool *blob.Spool) error {
 		}
 		if sc.size > 2*c.MaxSize.Int64() { // read to be polite, but not for ever
 			g.die("552 5.3.4 The message is too large; closing instead of reading it")
-			return errIncomplete
+			return errEnough
 		}
 		if err := g.fill(c.DataTimeout.Std(), g.until); err != nil {
 			return errIncomplete

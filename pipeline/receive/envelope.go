@@ -111,10 +111,17 @@ func (g *gate) bdat(text, arg string) {
 		g.die("501 5.5.4 BDAT size [LAST] is expected; closing, since what follows cannot be told from commands")
 		return
 	}
-	tx := g.session.tx
+	tx, most := g.session.tx, g.server.options.Config.MaxSize.Int64()
+	if tx != nil {
+		tx.announced += int64(size)
+		tx.tooLarge.Store(tx.announced > most)
+	}
 	switch {
-	case int64(size) > g.server.options.Config.MaxSize.Int64():
+	case int64(size) > most:
 		g.die("552 5.3.4 The message is too large; closing instead of reading it")
+		if g.greeted && tx != nil && !tx.chunked && len(tx.message.Recipients) > 0 { // otherwise who reads the chunks does it
+			g.session.unfit(tx.message, &scan{flaw: flawSize, size: int64(size)})
+		}
 	case !g.greeted:
 		g.skipChunk(int64(size), "EHLO comes first")
 	case tx == nil:

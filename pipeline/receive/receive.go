@@ -49,6 +49,10 @@ type Pipeline interface {
 	// Submit takes over a message whose content has arrived. It owns m from then on, whatever the result. When ctx ends
 	// before the commit, because the peer has gone or the server has to stop, nothing may be committed.
 	Submit(ctx context.Context, m *pipeline.Message) pipeline.Result
+
+	// Refuse is told of a message whose content is not even submitted, which may be without content. It owns m from then
+	// on. What it can't keep of it is lost; the peer hears u.Reply in any case.
+	Refuse(ctx context.Context, m *pipeline.Message, u pipeline.Unfit)
 }
 
 // Errors of Accounts.Login that a peer is told about; any other is a passing trouble of ours.

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -42,6 +43,7 @@ type got struct {
 type fakePipeline struct {
 	mu    sync.Mutex
 	got   []got
+	unfit []string      // what was refused without being submitted
 	hold  chan struct{} // if not nil, Submit waits for it or for the end of ctx
 	enter chan struct{} // told when Submit waits
 	panic bool
@@ -116,6 +118,21 @@ func (p *fakePipeline) Submit(ctx context.Context, m *pipeline.Message) pipeline
 	p.got = append(p.got, g)
 	p.mu.Unlock()
 	return pipeline.Result{Reply: each[0], Each: each, Committed: true}
+}
+
+func (p *fakePipeline) Refuse(ctx context.Context, m *pipeline.Message, u pipeline.Unfit) {
+	if m.Content != nil {
+		m.Content.Discard()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unfit = append(p.unfit, fmt.Sprintf("%s for %d, %d octets: %s: %s %v", m.Sender, len(m.Recipients), u.Size, u.Why, u.Reply, ctx.Err()))
+}
+
+func (p *fakePipeline) refused() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.unfit...)
 }
 
 func (p *fakePipeline) messages() []got {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -32,6 +33,9 @@ type transaction struct {
 	keys    []string // the recipients as the library calls them, for LMTP
 	chunked bool     // BDAT has begun
 	content bool     // DATA has begun
+
+	announced int64       // octets of all chunks of BDAT
+	tooLarge  atomic.Bool // they are more than max_size: the library refuses the last one, and what reads the others is told
 }
 
 var _ smtp.LMTPSession = (*session)(nil)

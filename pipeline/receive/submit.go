@@ -21,19 +21,17 @@ func (s *session) submit(m *pipeline.Message) pipeline.Result {
 	defer cancel()
 	m.Peer.Reverse, m.Peer.Name = s.clientName(ctx)
 	if m.Origin == sdk.Login {
-		reply := s.properFields(m)
+		reply, why := s.properFields(m)
 		if reply.OK() {
-			reply = s.ownFields(ctx, m)
+			reply, why = s.ownFields(ctx, m)
 		}
 		if !reply.OK() {
-			m.Content.Discard()
-			return pipeline.Result{Reply: reply}
+			return s.refuse(m, pipeline.Unfit{Reply: reply, Why: why, Size: m.Content.Size()})
 		}
 	}
 	if err := m.Change(withoutFields(m.Origin)); err != nil {
-		m.Content.Discard()
 		o.Logger.Error("message", "id", m.ID.String(), "stage", pipeline.StageReceive, "action", "defer", "why", err)
-		return pipeline.Result{Reply: pipeline.ReplyTryLater}
+		return s.refuse(m, pipeline.Unfit{Reply: pipeline.ReplyTryLater, Why: err.Error(), Size: m.Content.Size()})
 	}
 	if m.Origin == sdk.Login {
 		addMissing(m, o.Hostname)
@@ -50,7 +48,7 @@ var strictFields = [...]string{"From", "Sender", "Bcc", "Resent-Bcc"}
 // do not: "From" and a NUL, or sixty blanks, before the colon. It would be no From to ownFields and to the signature, and one
 // to the reader; and a Bcc would stay. RFC 6409 section 6.3 has 554 for it. All octets that arrived stay as they are
 // (RULES A4), so nothing is repaired.
-func (s *session) properFields(m *pipeline.Message) pipeline.Reply {
+func (s *session) properFields(m *pipeline.Message) (reply pipeline.Reply, why string) {
 	for _, f := range m.Arrived().Fields() {
 		if f.Proper() {
 			continue
@@ -58,18 +56,18 @@ func (s *session) properFields(m *pipeline.Message) pipeline.Reply {
 		name := f.LenientName()
 		for _, strict := range strictFields {
 			if strings.EqualFold(name, strict) {
-				s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "login", s.login,
-					"field", strict, "why", "a field is not written as RFC 5322 section 2.2 wants it")
-				return replyCrooked
+				const why = "a field is not written as RFC 5322 section 2.2 wants it"
+				s.gate.log("message", "id", m.ID.String(), "action", sdk.Reject.String(), "login", s.login, "field", strict, "why", why)
+				return replyCrooked, strict + ": " + why
 			}
 		}
 	}
-	return pipeline.Reply{}
+	return pipeline.Reply{}, ""
 }
 
 // ownFields holds From and Sender to the account's addresses (RULES A1). A message without From could say nothing about
 // who wrote it, so it is refused as well (RFC 5322 section 3.6 has it in every message).
-func (s *session) ownFields(ctx context.Context, m *pipeline.Message) pipeline.Reply {
+func (s *session) ownFields(ctx context.Context, m *pipeline.Message) (reply pipeline.Reply, why string) {
 	o := &s.gate.server.options
 	from := 0
 	for _, f := range m.Arrived().Fields() {
@@ -88,7 +86,7 @@ func (s *session) ownFields(ctx context.Context, m *pipeline.Message) pipeline.R
 			ok, err := o.Accounts.MaySendAs(ctx, s.login, quoteLocal(a.Mailbox)+"@"+a.Host)
 			if err != nil {
 				o.Logger.Error("message", "id", m.ID.String(), "stage", pipeline.StageReceive, "action", "defer", "why", err)
-				return pipeline.ReplyTryLater
+				return pipeline.ReplyTryLater, err.Error()
 			}
 			if !ok {
 				return s.notOwn(m, f.Value())
@@ -101,16 +99,16 @@ func (s *session) ownFields(ctx context.Context, m *pipeline.Message) pipeline.R
 	if from == 0 {
 		return s.notOwn(m, "")
 	}
-	return pipeline.Reply{}
+	return pipeline.Reply{}, ""
 }
 
 // maxAuthors bounds the addresses in one From.
 const maxAuthors = 20
 
-func (s *session) notOwn(m *pipeline.Message, value string) pipeline.Reply {
-	s.gate.log("message", "id", m.ID.String(), "action", "reject", "login", s.login, "field", fmt.Sprintf("%.200q", value),
-		"why", "From or Sender is not the account's")
-	return replyFromYours
+func (s *session) notOwn(m *pipeline.Message, value string) (reply pipeline.Reply, why string) {
+	why = "From or Sender is not the account's"
+	s.gate.log("message", "id", m.ID.String(), "action", "reject", "login", s.login, "field", fmt.Sprintf("%.200q", value), "why", why)
+	return replyFromYours, why // not the field: a trace holds no content
 }
 
 // withoutFields returns the change that removes what must not stay. Return-Path is for whoever makes the final delivery to
