@@ -25,7 +25,11 @@ import (
 // openStore opens the store of a configuration; the caller holds its lock. fatal
 // is called when the engine can't go on, and must not return.
 func openStore(ctx context.Context, c *config.Config, logger *slog.Logger, fatal func(error)) (*storage.Store, error) {
-	return storage.Open(ctx, storage.Options{
+	return storage.Open(ctx, storeOptions(c, logger, fatal))
+}
+
+func storeOptions(c *config.Config, logger *slog.Logger, fatal func(error)) storage.Options {
+	return storage.Options{
 		Dir:    c.DataDir,
 		Config: c.Storage,
 		Login:  c.Login,
@@ -36,7 +40,7 @@ func openStore(ctx context.Context, c *config.Config, logger *slog.Logger, fatal
 			Ballast: filepath.Join(c.DataDir, "ballast"),
 			Fatal:   fatal,
 		},
-	})
+	}
 }
 
 // newTable returns where addresses go.

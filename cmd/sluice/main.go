@@ -47,6 +47,8 @@ type app struct {
 
 	configPath string // --config
 	json       bool   // --json
+
+	note string // what the answer, whatever it is, was made from
 }
 
 // commands lists the subcommands.
@@ -104,22 +106,29 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
 	if failed := out.failure(); failed != nil {
-		err = failed
+		err, a.note = failed, ""
 	}
 	return a.report(err)
 }
 
 // report prints an error and returns the exit status that stands for it.
 func (a *app) report(err error) int {
+	note := a.note
+	if note != "" && (err == nil || errors.Is(err, errSilent)) {
+		fmt.Fprintln(a.stderr, "sluice: "+note)
+	}
 	if err == nil {
 		return exitDone
+	}
+	if note != "" {
+		note = " (" + note + ")"
 	}
 	var problems config.Problems
 	switch {
 	case errors.As(err, &problems):
 		fmt.Fprintln(a.stderr, problems.Error())
 	case !errors.Is(err, errSilent) && err.Error() != "":
-		fmt.Fprintln(a.stderr, "sluice: "+err.Error())
+		fmt.Fprintln(a.stderr, "sluice: "+err.Error()+note)
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {

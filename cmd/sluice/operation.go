@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
@@ -67,14 +68,21 @@ func typedDesk[T any](run func(ctx context.Context, d *desk, request T, emit fun
 // store (RULES D5).
 const commandLockWait = 5 * time.Second
 
+// adds reports whether an operation makes what was not there before, and so a store where there is none. All others look
+// at what there is, or change it.
+func (o operation) adds() bool { return o.name == "user/add" || o.name == "suppress/add" }
+
 // perform runs an operation where the store is, and hands each item of the answer
-// to each.
+// to each. Where there is no store it answers as an empty one would, and makes none.
 func (a *app) perform(ctx context.Context, c *config.Config, op operation, request any, each func(json.RawMessage) error) error {
 	client := control.NewClient(c.DataDir)
 	for {
 		err := client.Call(ctx, op.name, request, each)
 		if !errors.Is(err, control.ErrNotRunning) && !errors.Is(err, os.ErrPermission) {
 			return err
+		}
+		if errors.Is(err, control.ErrNotRunning) && !op.adds() && a.nothingIn(c.DataDir) {
+			return a.performHere(ctx, c, storage.OpenInMemory, op, request, each)
 		}
 		if err := datadir.Enter(c.DataDir, c.User, os.Args); err != nil {
 			return err
@@ -87,20 +95,35 @@ func (a *app) perform(ctx context.Context, c *config.Config, op operation, reque
 			return err
 		}
 		defer lock.Unlock()
-		return a.performHere(ctx, c, op, request, each)
+		return a.performHere(ctx, c, storage.Open, op, request, each)
 	}
 }
 
-func (a *app) performHere(ctx context.Context, c *config.Config, op operation, request any, each func(json.RawMessage) error) (err error) {
+// nothingIn reports that a data_dir has no store. It is said at the end of what the command says: data_dir may be the
+// wrong one.
+func (a *app) nothingIn(dir string) bool {
+	for _, path := range []string{dir, filepath.Join(dir, "store")} {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			a.note = fmt.Sprintf("there is no %s yet: no server has run with this configuration, and no account was made", path)
+			return true
+		}
+	}
+	return false
+}
+
+// opens is storage.Open, or what stands for it.
+type opens func(context.Context, storage.Options) (*storage.Store, error)
+
+func (a *app) performHere(ctx context.Context, c *config.Config, open opens, op operation, request any, each func(json.RawMessage) error) (err error) {
 	raw, err := json.Marshal(request)
 	if err != nil {
 		return fmt.Errorf("encode the request %s: %w", op.name, err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	store, err := openStore(ctx, c, logger, func(err error) {
+	store, err := open(ctx, storeOptions(c, logger, func(err error) {
 		fmt.Fprintln(a.stderr, "sluice: the store has failed: "+err.Error())
 		os.Exit(exitFailed)
-	})
+	}))
 	if err != nil {
 		return err
 	}
