@@ -33,15 +33,12 @@ func parse(name, text string, env func(string) (string, bool)) *source {
 		var syntax toml.ParseError
 		p := Problem{File: name, Text: err.Error()}
 		if errors.As(err, &syntax) {
-			p.Line, p.Text = syntax.Position.Line, "not TOML: "+oneLine(syntax.Message)
+			p = syntaxProblem(name, &syntax)
 		}
 		s.problems = append(s.problems, p)
 	}
 	return s
 }
-
-// oneLine keeps a library's message on the line that it is shown on.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // probe fails wherever it is decoded, and so returns the place of a key as a toml.ParseError.
 type probe struct{}
