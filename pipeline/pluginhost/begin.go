@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/internal/lazy"
@@ -12,21 +11,16 @@ import (
 )
 
 // Begun is a question that is with a plugin: what Ask does, in two halves, so that one goroutine can ask many
-// plugins and then wait for all of them. The answer is dealt with when it comes, by the lane's reader, and a deadline
+// plugins and then wait for all of them. The answer is dealt with when it comes, by the link's reader, and a deadline
 // when it is there, by the lane's alarm: nobody's lane, breaker or statistics wait for whoever waits for another plugin.
 type Begun struct {
+	small
 	plugin  *Plugin
 	proc    *process
-	lane    *lane
 	q       *Question
 	all     context.Context // the asker's
 	limited *lazy.Context
-	content *content
-	body    *newBody
-	sent    chan error
 	start   time.Time
-
-	settled atomic.Bool   // somebody ends it: the reader, the alarm, or who withdraws it
 	done    chan struct{} // closed when the following are there
 
 	verdict  sdk.Verdict
@@ -36,7 +30,7 @@ type Begun struct {
 }
 
 // Begin asks as Ask does, but does not wait for the answer: that is Wait's. It returns nil, and has done nothing, if
-// the question can't go to the plugin at once: without a free direct lane, with much content or a shared parse, for a plugin with a
+// the question can't go to the plugin at once: without a free lane or a link, with much content or a shared parse, for a plugin with a
 // canary, a suspect or an open breaker, and while it is started or replaced. Then Ask is to be called.
 func (p *Plugin) Begin(ctx context.Context, q *Question) *Begun {
 	phase := q.phase()
@@ -44,7 +38,7 @@ func (p *Plugin) Begin(ctx context.Context, q *Question) *Begun {
 	if phase == sdk.PhaseEvent || p.canary != nil || !p.suspects.empty() || !p.breakers[phaseIndex(phase)].closed() || ctx.Err() != nil {
 		return nil
 	}
-	b := &Begun{plugin: p, q: q, all: ctx, start: time.Now(), sent: make(chan error, 1), done: make(chan struct{})}
+	b := &Begun{plugin: p, q: q, all: ctx, start: time.Now(), done: make(chan struct{})}
 	p.stats.inFlight.Add(1)
 	if p.successor.Load() == nil && b.begin() { // as in Ask
 		p.asked.Store(b.start.UnixNano())
@@ -59,11 +53,11 @@ func (b *Begun) begin() bool {
 	p.mu.Lock()
 	proc, ready := p.process, p.state == stateReady
 	p.mu.Unlock()
-	if !ready || proc.direct == "" {
+	if !ready {
 		return false
 	}
-	length := b.q.length(&proc.manifest)
-	if length > inline || b.q.parsed(&proc.manifest) || !proc.enter() {
+	link := proc.links.current()
+	if link == nil || !proc.fits(b.q) || !proc.enter() {
 		return false
 	}
 	l := proc.free.try()
@@ -71,8 +65,8 @@ func (b *Begun) begin() bool {
 		proc.gone.Done()
 		return false
 	}
-	b.proc, b.lane = proc, l
-	if proc.isDead() || !b.send(length) {
+	b.proc, b.lane, b.link = proc, l, link
+	if proc.isDead() || !b.put() {
 		proc.free.putFirst(l)
 		proc.gone.Done()
 		return false
@@ -80,82 +74,23 @@ func (b *Begun) begin() bool {
 	return true
 }
 
-// send puts the question on the lane. It reports whether the lane is the question's from now on.
-func (b *Begun) send(length int64) bool {
-	l := b.lane
-	stream, direct := l.stream.(*directStream)
-	if !direct {
-		return false
-	}
+// put puts the question on the link. It reports whether the lane is the question's from now on.
+func (b *Begun) put() bool {
 	b.limited = lazy.WithTimeout(b.all, b.plugin.config.Timeout.Std())
+	b.ctx, b.then = b.limited, b.conclude
 	ask, err := newAsk(b.limited, b.q)
 	if err != nil {
 		return false
 	}
-	if b.content, err = b.q.open(length); err != nil {
+	if b.content, err = b.q.open(b.q.length(&b.proc.manifest)); err != nil {
 		return false
 	}
 	b.body = newBodyOf(b.q, &b.proc.manifest)
-	if !l.expect(b) {
+	sent, _ := b.send(ask) // Ask will say why not
+	if !sent {
 		b.content.close()
-		return false
 	}
-	ask.Id = l.id
-	stream.Hold()
-	if err := l.send(ask, b.content); err != nil {
-		b.sent <- err // the reader says why
-		return true
-	}
-	if done, err := stream.FlushNow(); done {
-		b.sent <- err
-		return true
-	}
-	b.proc.gone.Add(1)
-	go func() { // it does not read, or not as fast as we write
-		defer b.proc.gone.Done()
-		b.sent <- stream.Flush()
-	}()
-	return true
-}
-
-// expect makes the lane expect the answer to b, whose alarm runs from now on. It is false if the stream has ended.
-func (l *lane) expect(b *Begun) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.broken {
-		return false
-	}
-	l.id++
-	l.waiting, l.body, l.begun = l.id, b.body, b
-	l.alarm.instead = b.expire
-	l.alarm.arm(b.limited, l.reset)
-	return true
-}
-
-// settle says that the caller ends the question; false: somebody else does.
-func (b *Begun) settle() bool { return b.settled.CompareAndSwap(false, true) }
-
-// arrived is the reader's: what came of the question.
-func (b *Begun) arrived(r result) {
-	b.lane.alarm.disarm()
-	if r.err != nil { // why takes a while to know, and the question may be asked again
-		go b.conclude(func() (sdk.Verdict, error) { return b.lane.ended(b.limited, b.content, b.sent, r) })
-		return
-	}
-	b.conclude(func() (sdk.Verdict, error) { return b.lane.ended(b.limited, b.content, b.sent, r) })
-}
-
-// expire is the alarm's. It reports whether it has ended the question.
-func (b *Begun) expire() bool {
-	if !b.settle() {
-		return false
-	}
-	l := b.lane
-	l.mu.Lock() // expect is over
-	l.alarm.set = false
-	l.mu.Unlock()
-	b.conclude(func() (sdk.Verdict, error) { return sdk.Verdict{}, l.giveUp(b.limited, b.content, b.sent) })
-	return true
+	return sent
 }
 
 // Wait waits for the answer and returns what Ask would. It is called once.
@@ -163,10 +98,7 @@ func (b *Begun) Wait() (sdk.Verdict, time.Duration, error) {
 	select {
 	case <-b.done:
 	case <-lazy.Withdrawn(b.all):
-		if b.settle() {
-			b.lane.alarm.disarm()
-			b.conclude(func() (sdk.Verdict, error) { return sdk.Verdict{}, b.lane.giveUp(b.limited, b.content, b.sent) })
-		}
+		b.withdraw()
 		<-b.done
 	}
 	if b.panicked != "" {

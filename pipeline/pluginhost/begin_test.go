@@ -24,19 +24,33 @@ func (h *harness) begun(t *testing.T, ctx context.Context, q *Question) *Begun {
 	return b
 }
 
-// open opens n lanes of the plugin.
-func (h *harness) open(t *testing.T, n int) *process {
+// proc returns the running process.
+func (h *harness) proc(t *testing.T) *process {
 	t.Helper()
 	proc, err := h.current(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range proc.free.free[:n] {
-		if err := l.open(); err != nil {
-			t.Fatal(err)
+	return proc
+}
+
+// cut ends all connections of a process, as the other side may do.
+func (p *process) cut(t *testing.T) {
+	t.Helper()
+	if k := p.links.current(); k != nil {
+		_ = k.Close()
+		eventually(t, "the link's reader sees the end", time.Second, func() bool { return p.links.current() == nil })
+	}
+	for _, l := range p.all {
+		if l.reset != nil {
+			l.reset()
+			eventually(t, "the lane's reader sees the end", time.Second, func() bool {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return l.broken
+			})
 		}
 	}
-	return proc
 }
 
 // TestBegin: what Ask does, in two halves, with every outcome.
@@ -54,7 +68,7 @@ func TestBegin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t, c.builtin, func(c *Config, _ *Options) { c.Lanes, c.Timeout = 2, units.Of(time.Second) })
 			h.ready(t)
-			proc := h.open(t, 2)
+			proc := h.proc(t)
 			b := h.begun(t, t.Context(), message(c.text))
 			v, took, err := b.Wait()
 			if kindOf(err) != c.want || took <= 0 || err == nil && v.Score != 1 {
@@ -74,10 +88,14 @@ func TestBegin(t *testing.T) {
 func TestBeginDoesNotWait(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Lanes = 1 })
 	h.ready(t)
+	proc := h.proc(t)
+	proc.cut(t)
 	if b := h.Begin(t.Context(), message("hello")); b != nil {
-		t.Fatal("a lane that is not open yet")
+		t.Fatal("there is no link")
 	}
-	proc := h.open(t, 1)
+	if v, kind := h.ask(t, message("hello")); kind != "" || v.Score != 1 {
+		t.Fatalf("%+v %q", v, kind) // makes a new one
+	}
 	if b := h.Begin(t.Context(), messageOf(bytes.Repeat([]byte("x"), inline+1))); b != nil {
 		t.Fatal("much content")
 	}
@@ -101,7 +119,7 @@ func TestBeginDoesNotWait(t *testing.T) {
 func TestBegunIsWithdrawn(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Lanes = 1 })
 	h.ready(t)
-	proc := h.open(t, 1)
+	proc := h.proc(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	b := h.begun(t, ctx, message("do: wait\r\n\r\n"))
 	time.AfterFunc(50*time.Millisecond, cancel)
@@ -116,7 +134,6 @@ func TestBegunIsWithdrawn(t *testing.T) {
 func TestBegunWhoReadsNothing(t *testing.T) {
 	h := newHarness(t, "plain", func(c *Config, _ *Options) { c.Lanes, c.Timeout = 4, units.Of(500*time.Millisecond) })
 	h.ready(t)
-	h.open(t, 4)
 	pid := h.host.States()[0].PID
 	_ = syscall.Kill(pid, syscall.SIGSTOP)
 	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()

@@ -24,26 +24,30 @@ const (
 	deathTime = 500 * time.Millisecond
 )
 
-// lane is a slot and the stream that fills it. The goroutine that took it out of
+// lane is a slot for questions. Small ones travel on the link of the process, the others on a stream of the lane's own, which is opened for the
+// first of them. The goroutine that took it out of
 // process.free owns it until it puts it back; a goroutine of its own reads the stream.
 type lane struct {
 	p      *process
+	index  int         // in p.all
 	home   *berth      // where it waits while it is free
 	extra  bool        // the lane of events, which is not one of p.lanes
 	result chan result // what the reader saw for the question of id `waiting`
 
-	id     uint64 // of the last question
+	id     uint64 // of the last question on a stream
+	count  uint32 // of small questions
 	frames frames // of whoever sends, one at a time
 	alarm  alarm
 	stream stream
 	reset  context.CancelFunc
 
 	mu      sync.Mutex
-	reading stream   // the stream whose reader may report
+	reading stream   // the stream
+	broken  bool     // it has ended
+	source  any      // whose reader may report: reading, or the link
 	waiting uint64   // 0: nobody waits
 	body    *newBody // of the question of id waiting
-	begun   *Begun   // that question, if nobody waits at `result`
-	broken  bool     // reading has ended
+	small   *small   // that question, if nobody waits at `result`
 }
 
 type result struct {
@@ -93,7 +97,7 @@ func (l *lane) close() {
 		l.reset()
 	}
 	l.mu.Lock()
-	l.reading, l.waiting, l.begun = nil, 0, nil
+	l.reading, l.source, l.waiting, l.small = nil, nil, 0, nil
 	l.mu.Unlock()
 	l.stream, l.reset = nil, nil
 	select {
@@ -131,11 +135,11 @@ func (l *lane) read(stream stream, reset context.CancelFunc) {
 	}
 }
 
-// take hands a piece of a new body to who asked. It comes before the answer, on the same stream.
-func (l *lane) take(stream stream, b *wire.Body) {
+// take hands a piece of a new body to who asked. It comes before the answer, from the same source.
+func (l *lane) take(source any, b *wire.Body) {
 	l.mu.Lock()
 	var body *newBody
-	if l.reading == stream && l.waiting != 0 && b.GetId() == l.waiting {
+	if l.source == source && l.waiting != 0 && b.GetId() == l.waiting {
 		body = l.body
 	}
 	l.mu.Unlock()
@@ -144,22 +148,22 @@ func (l *lane) take(stream stream, b *wire.Body) {
 	}
 }
 
-// deliver hands the answer to question id to who waits for it, or the end of the stream to whoever waits.
-func (l *lane) deliver(stream stream, id uint64, r result) {
+// deliver hands the answer to question id to who waits for it, or the end of the source to whoever waits.
+func (l *lane) deliver(source any, id uint64, r result) {
 	l.mu.Lock()
-	if l.reading != stream || l.waiting == 0 || r.err == nil && id != l.waiting {
+	if l.source != source || l.waiting == 0 || r.err == nil && id != l.waiting {
 		l.mu.Unlock()
 		return
 	}
-	b := l.begun
-	l.waiting, l.begun = 0, nil
-	if b == nil || !b.settle() {
+	s := l.small
+	l.waiting, l.small = 0, nil
+	if s == nil || !s.settle() {
 		l.result <- r // empty: one result a question
-		b = nil
+		s = nil
 	}
 	l.mu.Unlock()
-	if b != nil {
-		b.arrived(r)
+	if s != nil {
+		s.arrived(r)
 	}
 }
 
@@ -189,21 +193,47 @@ func (l *lane) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	}
 	body := newBodyOf(q, &l.p.manifest)
 	defer body.close()
-	if err := l.begin(body); err != nil {
-		l.home.put(l)
-		if err = l.brokenLane(ctx, err); kindOf(err) == Crash {
-			err = errNotAsked // it was never in the process that died
-		}
-		return sdk.Verdict{}, err
-	}
-	ask.Id = l.id
-	v, err := l.exchange(ctx, ask, content)
+	v, err := l.put(ctx, q, ask, content, body)
 	if err == nil {
 		if err = body.agrees(&v); err != nil {
 			err = &Failure{Invalid, err}
 		}
 	}
 	return v, err
+}
+
+// put puts a question on the link if it is a small one, else on the stream.
+func (l *lane) put(ctx context.Context, q *Question, ask *wire.Ask, content *content, body *newBody) (sdk.Verdict, error) {
+	var link *link
+	if l.p.fits(q) {
+		link = l.p.link()
+	}
+	if link != nil {
+		v, sent, err := l.askSmall(ctx, link, ask, content, body)
+		switch f := (*Failure)(nil); {
+		case sent:
+			return v, err
+		case errors.As(err, &f):
+			l.home.put(l)
+			return v, err
+		case !errors.Is(err, wire.ErrTooLarge):
+			return v, l.notAsked(ctx, err)
+		}
+	}
+	if err := l.begin(body); err != nil {
+		return sdk.Verdict{}, l.notAsked(ctx, err)
+	}
+	ask.Id = l.id
+	return l.exchange(ctx, ask, content)
+}
+
+// notAsked puts the lane back whose question could not be sent, and says why.
+func (l *lane) notAsked(ctx context.Context, err error) error {
+	l.home.put(l)
+	if err = l.brokenLane(ctx, err); kindOf(err) == Crash {
+		return errNotAsked // it was never in the process that died
+	}
+	return err
 }
 
 // newAsk puts a question on the wire, but for its id.
@@ -250,7 +280,7 @@ func (l *lane) begin(body *newBody) error {
 		ok := !l.broken
 		if ok {
 			l.id++
-			l.waiting, l.body, l.begun = l.id, body, nil
+			l.waiting, l.source, l.body, l.small = l.id, l.stream, body, nil
 		}
 		l.mu.Unlock()
 		if ok {

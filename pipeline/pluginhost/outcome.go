@@ -33,11 +33,16 @@ func (l *lane) ended(ctx context.Context, content *content, sent chan error, r r
 	return opinion(ctx, r.answer)
 }
 
-// giveUp leaves the lane to come back by itself, and says why nobody waits any more. The alarm is disarmed, or has rung.
+// giveUp leaves the lane to come back by itself. The alarm is disarmed, or has rung.
 func (l *lane) giveUp(ctx context.Context, content *content, sent chan error) error {
 	content.close()
 	l.p.gone.Add(1)
 	go l.cancelled(sent)
+	return gaveUp(ctx)
+}
+
+// gaveUp says why nobody waits any more.
+func gaveUp(ctx context.Context) error {
 	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return failf(Timeout, "the question was withdrawn: %w", err)
 	}

@@ -34,6 +34,7 @@ type process struct {
 	log        *slog.Logger
 	conn       *grpc.ClientConn
 	client     wire.PluginClient
+	links      links       // for small questions
 	direct     string      // socket of direct lanes, or ""
 	directGone atomic.Bool // it is not there any more
 	manifest   sdk.Manifest
@@ -44,6 +45,7 @@ type process struct {
 	cancel context.CancelFunc
 	gone   sync.WaitGroup // goroutines of this process
 
+	all    []*lane
 	free   berth // slots that nobody uses
 	events berth // the lane of events, while nobody uses it
 	lanes  int

@@ -61,23 +61,16 @@ func TestSocketRemoved(t *testing.T) {
 	if err := os.RemoveAll(proc.runner.socketDir); err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range proc.free.free {
-		if l.reset != nil {
-			l.reset()
-			eventually(t, "its reader sees the end", time.Second, func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.broken
-			})
-		}
-	}
+	proc.cut(t)
 	for range 3 {
 		if v, kind := h.ask(t, message("hello")); kind != "" || v.Score != 1 {
 			t.Fatalf("%+v %q", v, kind)
 		}
 	}
-	if n := strings.Count(h.log.String(), "direct lanes was removed"); n != 1 || h.host.States()[0].Restarts != 0 {
-		t.Errorf("%d warnings, expected 1\n%s", n, h.log.String())
+	for _, socket := range []string{"direct lanes was removed", "small questions was removed"} {
+		if n := strings.Count(h.log.String(), socket); n != 1 || h.host.States()[0].Restarts != 0 {
+			t.Errorf("%d warnings, expected 1\n%s", n, h.log.String())
+		}
 	}
 	if _, kind := h.ask(t, message("do: crash\r\n\r\n")); kind != Poison {
 		t.Errorf("%q, expected poison", kind)

@@ -87,15 +87,19 @@ func (l *lane) drop() {
 		go l.recover()
 		return
 	}
-	lost := l.p.lost.Add(1)
-	if resets := l.p.resets.Add(1); int(lost) >= l.p.lanes || int(resets) >= 2*l.p.lanes {
-		if l.p.ctx.Err() == nil {
-			l.p.log.Warn("plugin hangs", "why", "no lane answers any more")
-			l.p.kill("all lanes lost")
-		}
-	}
+	l.p.lose()
 	l.p.gone.Add(1)
 	go l.recover()
+}
+
+// lose counts a lost slot.
+func (p *process) lose() {
+	lost := p.lost.Add(1)
+	if resets := p.resets.Add(1); int(lost) < p.lanes && int(resets) < 2*p.lanes || p.ctx.Err() != nil {
+		return
+	}
+	p.log.Warn("plugin hangs", "why", "no lane answers any more")
+	p.kill("all lanes lost")
 }
 
 // recover opens a new stream in a lost slot until a handler takes it.

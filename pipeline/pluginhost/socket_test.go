@@ -124,19 +124,12 @@ func TestSocketReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Remove(proc.direct), os.Symlink(other, proc.direct)); err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range proc.free.free {
-		if l.reset != nil {
-			l.reset()
-			eventually(t, "its reader sees the end", time.Second, func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.broken
-			})
+	for _, socket := range []string{proc.direct, proc.links.socket} {
+		if err := errors.Join(os.Remove(socket), os.Symlink(other, socket)); err != nil {
+			t.Fatal(err)
 		}
 	}
+	proc.cut(t)
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		if _, _, err := h.Ask(ctx, message("hello")); err == nil {

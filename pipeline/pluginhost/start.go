@@ -200,7 +200,10 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 		err = checkManifest(&p.manifest)
 	}
 	if err == nil {
-		err = p.findDirect(ctx, described.GetLaneSocket(), p.runner.socketDir)
+		p.direct, err = p.findSocket(ctx, "lane_socket", described.GetLaneSocket())
+	}
+	if err == nil {
+		p.links.socket, err = p.findSocket(ctx, "shared_socket", described.GetSharedSocket())
 	}
 	if err != nil {
 		return &badSettings{fmt.Errorf("describe: %w", err)}
@@ -219,8 +222,11 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 		return err
 	}
 	p.free.size, p.free.warm = p.lanes, p.direct != ""
-	for range p.lanes {
-		p.free.put(newLane(p, &p.free))
+	for i := range p.lanes {
+		l := newLane(p, &p.free)
+		l.index = i
+		p.all = append(p.all, l)
+		p.free.put(l)
 	}
 	if len(p.manifest.Events) > 0 {
 		p.events.size = 1
@@ -228,6 +234,7 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 		l.extra = true
 		p.events.put(l)
 	}
+	p.link()
 	return nil
 }
 

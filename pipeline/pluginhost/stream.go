@@ -91,25 +91,24 @@ func (s *directStream) started() bool {
 	return s.ok
 }
 
-// findDirect looks at what a plugin calls its socket for direct lanes. What cannot be used is no reason not to
+// findSocket looks at what a plugin's field calls a socket of its own. What cannot be used is no reason not to
 // run a plugin: it has streams of gRPC. A place outside its own directory is.
-func (p *process) findDirect(ctx context.Context, socket, dir string) error {
+func (p *process) findSocket(ctx context.Context, field, socket string) (string, error) {
 	if socket == "" {
-		return nil
+		return "", nil
 	}
-	path, err := ownPath(dir, socket)
+	path, err := ownPath(p.runner.socketDir, socket)
 	if err != nil {
-		return fmt.Errorf("its lane_socket: %w", err)
+		return "", fmt.Errorf("its %s: %w", field, err)
 	}
 	try, err := dialOwn(ctx, path)
 	if errors.Is(err, errNoSocket) {
-		return fmt.Errorf("its lane_socket: %w", err)
+		return "", fmt.Errorf("its %s: %w", field, err)
 	}
 	if err != nil {
-		p.log.Warn("plugin has no direct lanes", "why", err)
-		return nil
+		p.log.Warn("plugin's "+field+" cannot be used", "why", err)
+		return "", nil
 	}
 	_ = try.Close() // before Configure no handler takes it
-	p.direct = path
-	return nil
+	return path, nil
 }

@@ -2,7 +2,9 @@ package serve
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -17,53 +19,63 @@ type direct struct {
 	cancel context.CancelFunc
 	ctx    context.Context
 
-	mu       sync.Mutex
-	listener net.Listener
-	conns    map[net.Conn]bool
-	closed   bool
+	mu        sync.Mutex
+	listeners map[string]net.Listener // by the name of the socket
+	conns     map[net.Conn]bool
+	closed    bool
 }
 
+// The names of the sockets.
+const (
+	laneSocket   = "lanes.sock"
+	sharedSocket = "shared.sock"
+)
+
 func newDirect(s *server) *direct {
-	d := &direct{server: s, conns: make(map[net.Conn]bool)}
+	d := &direct{server: s, listeners: make(map[string]net.Listener), conns: make(map[net.Conn]bool)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
 
-// listen returns the path of the socket, which is made once, or "" if there can be none.
-func (d *direct) listen(dir string) string {
+// listen returns the path of a socket, which is made once, or "" if there can be none. serve is the handler of a connection to it.
+func (d *direct) listen(dir, name string, serve func(net.Conn)) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed || dir == "" {
 		return ""
 	}
-	if d.listener == nil {
-		l, err := (&net.ListenConfig{}).Listen(d.ctx, "unix", filepath.Join(dir, "lanes.sock"))
+	if d.listeners[name] == nil {
+		l, err := (&net.ListenConfig{}).Listen(d.ctx, "unix", filepath.Join(dir, name))
 		if err != nil {
 			return "" // streams of gRPC serve as well
 		}
-		d.listener = l
-		go d.accept(l)
+		d.listeners[name] = l
+		go d.accept(l, serve)
 	}
-	return d.listener.Addr().String()
+	return d.listeners[name].Addr().String()
 }
 
-func (d *direct) accept(l net.Listener) {
+func (d *direct) accept(l net.Listener, serve func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
-		go d.serve(wire.Quick(conn))
+		go d.handle(wire.Quick(conn), serve)
 	}
 }
 
-// serve is the handler of one lane.
-func (d *direct) serve(conn net.Conn) {
+func (d *direct) handle(conn net.Conn, serve func(net.Conn)) {
 	defer conn.Close()
 	if !d.add(conn, true) {
 		return
 	}
 	defer d.add(conn, false)
+	serve(conn)
+}
+
+// serveLane is the handler of one lane.
+func (d *direct) serveLane(conn net.Conn) {
 	if d.server.enter() != nil {
 		return // the host sees the end of the connection
 	}
@@ -75,6 +87,23 @@ func (d *direct) serve(conn net.Conn) {
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	_ = newLane(&directStream{end, ctx, conn}, d.server.plugin, d.server.parsed, d.server.watch).run()
+}
+
+// serveShared is the handler of a shared connection.
+func (d *direct) serveShared(conn net.Conn) {
+	if d.server.enterShared() != nil {
+		return
+	}
+	defer d.server.leave(func() {})
+	end := wire.NewPluginShare(conn)
+	if end.Begin() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	if err := newShared(end, ctx, d.server).run(); err != nil {
+		fmt.Fprintln(os.Stderr, "shared connection:", err)
+	}
 }
 
 // add counts a connection in or out.
@@ -97,8 +126,8 @@ func (d *direct) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
-	if d.listener != nil {
-		_ = d.listener.Close()
+	for _, l := range d.listeners {
+		_ = l.Close()
 	}
 	for conn := range d.conns {
 		_ = conn.Close()

@@ -3,11 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,9 +15,6 @@ import (
 	"github.com/sluicemail/sluice/sdk/wire"
 )
 
-// maxErrorText bounds the text of an error answer, in octets.
-const maxErrorText = 1000
-
 // lane is one stream of questions. Two goroutines attend it: the handler, and a second one that is
 // started when it is first needed. One of them is the reader. A small question, which
 // has come as a whole, is asked by the reader itself, so that it costs no change of
@@ -29,9 +22,8 @@ const maxErrorText = 1000
 // while the plugin thinks. A question whose content is still coming is asked by the one that does
 // not read.
 type lane struct {
+	asker
 	stream stream
-	plugin sdk.Plugin
-	parsed bool // the manifest asks for the shared parse
 
 	role   chan struct{}  // makes the other goroutine the reader
 	work   chan *question // makes the other goroutine ask
@@ -72,22 +64,13 @@ const (
 // come before the question is asked without the rest.
 const patience = 20 * time.Millisecond
 
-// question is one Ask on its way through the plugin.
-type question struct {
-	id       uint64
-	limit    limit
-	message  sdk.Message
-	body     *body
-	err      error         // why the plugin can't be asked
-	answered chan struct{} // closed before the answer is sent
-	handed   bool          // who asks it was the reader, and is no more; of lane.mu
-}
-
 func newLane(stream stream, p sdk.Plugin, parsed bool, w *watch) *lane {
-	return &lane{
-		stream: stream, plugin: p, parsed: parsed, ended: true, watch: w,
+	l := &lane{
+		stream: stream, ended: true, watch: w,
 		role: make(chan struct{}, 1), work: make(chan *question, 1), over: make(chan struct{}),
 	}
+	l.asker = asker{plugin: p, parsed: parsed, send: l.send}
+	return l
 }
 
 // abort wakes a reader and a plugin that wait for each other when the stream was reset.
@@ -297,15 +280,7 @@ func (l *lane) begin(a *wire.Ask) error {
 			return status.Error(codes.InvalidArgument, "Ask before the End of the one before")
 		}
 	}
-	q := &question{id: a.GetId(), body: newBody(l.parsed), answered: make(chan struct{})}
-	q.limit.Context = l.stream.Context()
-	if n := a.GetDeadlineUnixNano(); n != 0 {
-		q.limit.end = time.Unix(0, n)
-	}
-	q.message = sdk.Message{
-		Envelope: wire.FromEnvelope(a.GetEnvelope()), Size: a.GetSize(), Content: q.body, Parsed: q.body.parsed,
-	}
-	q.err = q.kind(a)
+	q := l.question(l.stream.Context(), a)
 	l.current, l.ended, l.stage, l.since = q, false, coming, time.Now()
 	l.active.Store(q)
 	if l.stream.Context().Err() != nil { // abort may have come before q
@@ -315,69 +290,8 @@ func (l *lane) begin(a *wire.Ask) error {
 	return nil
 }
 
-// kind fills in what sort of question it is.
-func (q *question) kind(a *wire.Ask) error {
-	phase, ok := wire.FromPhase(a.GetPhase())
-	if !ok {
-		return fmt.Errorf("the host asks in phase %d, which this plugin's kit does not know", a.GetPhase())
-	}
-	q.message.Phase = phase
-	if phase != sdk.PhaseEvent {
-		return nil
-	}
-	event, err := wire.FromEvent(a.GetEvent())
-	if err == nil && event == nil {
-		err = errors.New("the host told an event without saying which")
-	}
-	q.message.Event = event
-	return err
-}
-
-// answer asks the plugin and sends what it says.
-func (l *lane) answer(q *question) {
-	answer := &wire.Answer{Id: q.id}
-	verdict, err := sdk.Verdict{}, q.err
-	if err == nil {
-		verdict, err = l.ask(q)
-	}
-	q.body.discard() // before a new body is sent: the host may be sending yet
-	if bodyErr := l.sendBody(q, &verdict, err == nil); err == nil {
-		err = bodyErr
-	}
-	q.limit.cancel()
-	if err != nil {
-		answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine(err.Error())}}
-	} else {
-		answer.Result = &wire.Answer_Verdict{Verdict: wire.ToVerdict(&verdict)}
-	}
-	close(q.answered)
-	// An error means that the stream is gone, which the reader sees too.
-	_ = l.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}})
-}
-
 func (l *lane) send(f *wire.PluginFrame) error {
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	return l.stream.Send(f)
 }
-
-// ask calls the plugin and turns a panic into an error; see the package comment.
-func (l *lane) ask(q *question) (v sdk.Verdict, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			fmt.Fprintf(os.Stderr, "panic in Ask: %v\n%s", cause, debug.Stack())
-			v, err = sdk.Verdict{}, fmt.Errorf("panic in Ask: %v", cause)
-		}
-	}()
-	return l.plugin.Ask(&q.limit, &q.message)
-}
-
-func oneLine(s string) string {
-	if len(s) > maxErrorText {
-		s = s[:maxErrorText]
-	}
-	return text(strings.NewReplacer("\r", " ", "\n", " ").Replace(s))
-}
-
-// text makes UTF-8 of what a plugin says.
-func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

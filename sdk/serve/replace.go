@@ -15,7 +15,7 @@ import (
 // sendBody sends the new body of a verdict that replaces it, in pieces, before the
 // answer. The readers are closed in any case; with send unset that is all. A
 // panic of a reader is its author's, as one in Ask.
-func (l *lane) sendBody(q *question, v *sdk.Verdict, send bool) (err error) {
+func (a *asker) sendBody(q *question, v *sdk.Verdict, send bool) (err error) {
 	bodies, err := newBodies(v)
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -32,11 +32,11 @@ func (l *lane) sendBody(q *question, v *sdk.Verdict, send bool) (err error) {
 	case len(bodies) > 1:
 		return errors.New("replace the body: a verdict can have one new body, and this one has several")
 	}
-	return l.copyBody(q, bodies[0])
+	return a.copyBody(q, bodies[0])
 }
 
 // copyBody sends what r holds until its end, or until nobody waits any more.
-func (l *lane) copyBody(q *question, r io.Reader) error {
+func (a *asker) copyBody(q *question, r io.Reader) error {
 	size := wire.MaxChunk
 	if sized, ok := r.(interface{ Len() int }); ok {
 		size = min(size, max(sized.Len(), 1))
@@ -49,7 +49,7 @@ func (l *lane) copyBody(q *question, r io.Reader) error {
 		}
 		if n > 0 || first && errors.Is(err, io.EOF) { // an empty body is one empty piece: none is a mistake
 			piece := &wire.Body{Id: q.id, Data: buffer[:n]}
-			if err := l.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: piece}}); err != nil {
+			if err := a.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: piece}}); err != nil {
 				return fmt.Errorf("replace the body: %w", err)
 			}
 		}

@@ -40,7 +40,7 @@ type server struct {
 	lanes      int           // how many the host may open
 	parsed     bool          // the manifest asks for the shared parse
 	open       int           // lanes whose handler has not returned
-	running    int           // those, and Configure
+	running    int           // those, shared connections, and Configure
 	closing    bool          // no more of them
 	idle       chan struct{} // closed when running is 0 and will stay so
 }
@@ -58,7 +58,8 @@ func (s *server) Describe(context.Context, *wire.DescribeRequest) (*wire.Describ
 	if err != nil {
 		return nil, status.Error(codes.Internal, "describe: "+err.Error())
 	}
-	d.LaneSocket = s.direct.listen(s.socketDir)
+	d.LaneSocket = s.direct.listen(s.socketDir, laneSocket, s.direct.serveLane)
+	d.SharedSocket = s.direct.listen(s.socketDir, sharedSocket, s.direct.serveShared)
 	return d, nil
 }
 
@@ -172,6 +173,20 @@ func (s *server) enter() error {
 		return status.Error(codes.ResourceExhausted, "all lanes are taken")
 	}
 	s.open++
+	s.running++
+	return nil
+}
+
+// enterShared is enter for a connection that is no lane of its own.
+func (s *server) enterShared() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return status.Error(codes.Unavailable, "the plugin is ending")
+	case !s.ready:
+		return status.Error(codes.FailedPrecondition, "question before configure")
+	}
 	s.running++
 	return nil
 }

@@ -42,7 +42,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func marshalPiece(tag byte, id uint64, data []byte) mem.BufferSlice {
-	size := 1 + protowire.SizeBytes(pieceSize(id, len(data)))
+	size := pieceLength(id, len(data))
 	var pooled *[]byte
 	var b []byte
 	if mem.IsBelowBufferPoolingThreshold(size) {
@@ -68,6 +68,9 @@ func pieceSize(id uint64, data int) (size int) {
 	}
 	return size
 }
+
+// pieceLength is the length of a frame with a Chunk or End with that much data.
+func pieceLength(id uint64, data int) int { return 1 + protowire.SizeBytes(pieceSize(id, data)) }
 
 // appendPieceHead appends a Chunk or End up to its data.
 func appendPieceHead(b []byte, tag byte, id uint64, data int) []byte {

@@ -31,21 +31,27 @@ const gathered = 64 << 10
 
 // HostEnd is the host's end of a direct lane.
 type HostEnd struct {
-	conn   net.Conn
-	r      *bufio.Reader
-	buf    []byte // of the reader
+	hostConn
 	out    []byte // gathered
-	held   bool   // all is gathered until FlushNow
 	pieces [2][]byte
 }
 
 // NewHostEnd takes a connection over.
-func NewHostEnd(conn net.Conn) *HostEnd {
-	return &HostEnd{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
+func NewHostEnd(conn net.Conn) *HostEnd { return &HostEnd{hostConn: newHostConn(conn, 4<<10)} }
+
+// hostConn is what the host's ends have in common.
+type hostConn struct {
+	conn net.Conn
+	r    *bufio.Reader
+	buf  []byte // of the reader
 }
 
-// Begin waits for the plugin's sign that a handler serves the lane.
-func (e *HostEnd) Begin() error {
+func newHostConn(conn net.Conn, buffer int) hostConn {
+	return hostConn{conn: conn, r: bufio.NewReaderSize(conn, buffer)}
+}
+
+// Begin waits for the plugin's sign that a handler serves the connection.
+func (e *hostConn) Begin() error {
 	var length [lengthSize]byte
 	if _, err := io.ReadFull(e.r, length[:]); err != nil {
 		return fmt.Errorf("no handler serves the lane: %w", err)
@@ -62,24 +68,29 @@ func (e *HostEnd) Send(f *HostFrame) error {
 	if c, ok := f.Frame.(*HostFrame_Chunk); ok && len(e.out)+len(c.Chunk.GetData()) > gathered {
 		return e.sendPiece(c.Chunk)
 	}
-	start := len(e.out)
-	e.out = append(e.out, make([]byte, lengthSize)...)
 	var err error
-	if e.out, err = appendHostFrame(e.out, f); err != nil {
+	if e.out, err = appendFrame(e.out, f); err != nil {
 		return err
 	}
-	binary.BigEndian.PutUint32(e.out[start:], uint32(len(e.out)-start-lengthSize))
 	switch f.Frame.(type) {
 	case *HostFrame_End, *HostFrame_Cancel:
-		if e.held {
-			return nil
-		}
 		return e.Flush()
 	}
 	if len(e.out) > gathered {
 		return e.Flush()
 	}
 	return nil
+}
+
+// appendFrame writes a frame with its length in front.
+func appendFrame(b []byte, f *HostFrame) ([]byte, error) {
+	start := len(b)
+	b, err := appendHostFrame(append(b, make([]byte, lengthSize)...), f)
+	if err != nil {
+		return b[:start], err
+	}
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-lengthSize))
+	return b, nil
 }
 
 // appendHostFrame writes a frame as package proto does, by the short cuts if it can.
@@ -127,25 +138,6 @@ func (e *HostEnd) Flush() error {
 	return err
 }
 
-// Hold has Send gather an End and a Cancel too, until FlushNow.
-func (e *HostEnd) Hold() { e.held = true }
-
-// FlushNow writes what is gathered, as far as that goes without waiting. If it is not done, Flush has to write the rest.
-func (e *HostEnd) FlushNow() (done bool, err error) {
-	e.held = false
-	w, ok := e.conn.(interface{ writeNow([]byte) (int, error) })
-	if !ok || len(e.out) == 0 {
-		return len(e.out) == 0, nil
-	}
-	n, err := w.writeNow(e.out)
-	if err == nil && n < len(e.out) {
-		e.out = e.out[:copy(e.out, e.out[n:])]
-		return false, nil
-	}
-	e.forget()
-	return true, err
-}
-
 // forget empties the buffer, and gives back one that a rare large frame made.
 func (e *HostEnd) forget() {
 	if e.out = e.out[:0]; cap(e.out) > 4*gathered {
@@ -154,7 +146,7 @@ func (e *HostEnd) forget() {
 }
 
 // Recv waits for a frame.
-func (e *HostEnd) Recv() (*PluginFrame, error) {
+func (e *hostConn) Recv() (*PluginFrame, error) {
 	b, err := readFrame(e.r, &e.buf, maxPluginFrame)
 	if err != nil {
 		return nil, err
@@ -166,24 +158,33 @@ func (e *HostEnd) Recv() (*PluginFrame, error) {
 	return f, proto.Unmarshal(b, f)
 }
 
-// Close ends the lane.
-func (e *HostEnd) Close() error { return e.conn.Close() }
+// Close ends the connection.
+func (e *hostConn) Close() error { return e.conn.Close() }
 
 // PluginEnd is the plugin's end of a direct lane.
 type PluginEnd struct {
-	conn net.Conn
-	r    *bufio.Reader
-	buf  []byte
-	out  []byte
+	pluginConn
+	out []byte
 }
 
 // NewPluginEnd takes a connection over.
 func NewPluginEnd(conn net.Conn) *PluginEnd {
-	return &PluginEnd{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
+	return &PluginEnd{pluginConn: newPluginConn(conn, 16<<10)}
 }
 
-// Begin tells the host that a handler serves the lane.
-func (e *PluginEnd) Begin() error {
+// pluginConn is what the plugin's ends have in common.
+type pluginConn struct {
+	conn net.Conn
+	r    *bufio.Reader
+	buf  []byte
+}
+
+func newPluginConn(conn net.Conn, buffer int) pluginConn {
+	return pluginConn{conn: conn, r: bufio.NewReaderSize(conn, buffer)}
+}
+
+// Begin tells the host that a handler serves the connection.
+func (e *pluginConn) Begin() error {
 	_, err := e.conn.Write(make([]byte, lengthSize))
 	return err
 }
@@ -191,16 +192,23 @@ func (e *PluginEnd) Begin() error {
 // Send sends a frame.
 func (e *PluginEnd) Send(f *PluginFrame) error {
 	var err error
-	e.out = append(e.out[:0], make([]byte, lengthSize)...)
-	if e.out, err = appendPluginFrame(e.out, f); err != nil {
-		return err
+	if e.out, err = pluginFrame(e.out, f); err == nil {
+		_, err = e.conn.Write(e.out)
 	}
-	if len(e.out) > maxPluginFrame+lengthSize {
-		return fmt.Errorf("a frame of %d octets, expected at most %d", len(e.out)-lengthSize, maxPluginFrame)
-	}
-	binary.BigEndian.PutUint32(e.out, uint32(len(e.out)-lengthSize))
-	_, err = e.conn.Write(e.out)
 	return err
+}
+
+// pluginFrame writes a frame with its length in front, into b.
+func pluginFrame(b []byte, f *PluginFrame) ([]byte, error) {
+	b, err := appendPluginFrame(append(b[:0], make([]byte, lengthSize)...), f)
+	if err != nil {
+		return b, err
+	}
+	if len(b) > maxPluginFrame+lengthSize {
+		return b, fmt.Errorf("a frame of %d octets, expected at most %d", len(b)-lengthSize, maxPluginFrame)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-lengthSize))
+	return b, nil
 }
 
 func appendPluginFrame(b []byte, f *PluginFrame) ([]byte, error) {
@@ -213,7 +221,7 @@ func appendPluginFrame(b []byte, f *PluginFrame) ([]byte, error) {
 }
 
 // Recv waits for a frame. The octets of a Chunk are the caller's.
-func (e *PluginEnd) Recv() (*HostFrame, error) {
+func (e *pluginConn) Recv() (*HostFrame, error) {
 	if head, err := e.r.Peek(lengthSize + 1); err == nil && head[lengthSize] == tagChunk {
 		e.buf = nil // becomes the chunk's
 	}
@@ -231,8 +239,8 @@ func (e *PluginEnd) Recv() (*HostFrame, error) {
 	return f, proto.Unmarshal(b, f)
 }
 
-// Close ends the lane.
-func (e *PluginEnd) Close() error { return e.conn.Close() }
+// Close ends the connection.
+func (e *pluginConn) Close() error { return e.conn.Close() }
 
 // readFrame reads a frame into buf, which grows with what arrives and not with what was announced.
 func readFrame(r *bufio.Reader, buf *[]byte, limit uint32) ([]byte, error) {

@@ -396,6 +396,7 @@ type DescribeResponse struct {
 	MaxContent    int64                  `protobuf:"varint,10,opt,name=max_content,json=maxContent,proto3" json:"max_content,omitempty"`                // it is sent at most so many octets of a message; 0: no limit of its own
 	LaneSocket    string                 `protobuf:"bytes,11,opt,name=lane_socket,json=laneSocket,proto3" json:"lane_socket,omitempty"`                 // a unix socket for lanes without gRPC, in PLUGIN_UNIX_SOCKET_DIR; "" for none
 	CheckOnly     bool                   `protobuf:"varint,12,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`                   // it obeys ConfigureRequest.check_only
+	SharedSocket  string                 `protobuf:"bytes,13,opt,name=shared_socket,json=sharedSocket,proto3" json:"shared_socket,omitempty"`           // a unix socket for small questions of all lanes together, likewise; "" for none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +513,13 @@ func (x *DescribeResponse) GetCheckOnly() bool {
 		return x.CheckOnly
 	}
 	return false
+}
+
+func (x *DescribeResponse) GetSharedSocket() string {
+	if x != nil {
+		return x.SharedSocket
+	}
+	return ""
 }
 
 type ConfigureRequest struct {
@@ -2744,7 +2752,7 @@ const file_plugin_proto_rawDesc = "" +
 	"\n" +
 	"\fplugin.proto\x12\x10sluice.plugin.v1\"4\n" +
 	"\x0fDescribeRequest\x12!\n" +
-	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\xc0\x03\n" +
+	"\fhost_version\x18\x01 \x01(\tR\vhostVersion\"\xe5\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12/\n" +
@@ -2761,7 +2769,8 @@ const file_plugin_proto_rawDesc = "" +
 	"\vlane_socket\x18\v \x01(\tR\n" +
 	"laneSocket\x12\x1d\n" +
 	"\n" +
-	"check_only\x18\f \x01(\bR\tcheckOnlyJ\x04\b\r\x10\x10\"\x98\x02\n" +
+	"check_only\x18\f \x01(\bR\tcheckOnly\x12#\n" +
+	"\rshared_socket\x18\r \x01(\tR\fsharedSocketJ\x04\b\x0e\x10\x10\"\x98\x02\n" +
 	"\x10ConfigureRequest\x12F\n" +
 	"\x06config\x18\x01 \x03(\v2..sluice.plugin.v1.ConfigureRequest.ConfigEntryR\x06config\x12\x1b\n" +
 	"\tstate_dir\x18\x02 \x01(\tR\bstateDir\x12\x14\n" +

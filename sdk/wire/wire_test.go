@@ -126,7 +126,7 @@ func TestVersions(t *testing.T) {
 // TestReserved: the numbers that are kept for the rest of the contract.
 func TestReserved(t *testing.T) {
 	for name, numbers := range map[protoreflect.Name][]protoreflect.FieldNumber{
-		"HostFrame": {6, 15}, "PluginFrame": {3, 15}, "Ask": {7, 15}, "Verdict": {11, 15}, "Change": {6, 15}, "DescribeResponse": {13, 15},
+		"HostFrame": {6, 15}, "PluginFrame": {3, 15}, "Ask": {7, 15}, "Verdict": {11, 15}, "Change": {6, 15}, "DescribeResponse": {14, 15},
 		"ConfigureRequest": {6, 15}, "Envelope": {26, 40}, "RecipientVerdict": {9, 15}, "Route": {3, 15}, "Parsed": {6, 15},
 		"Part": {11, 15}, "Event": {7, 15}, "Recipient": {6, 15},
 	} {

@@ -1,0 +1,209 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+)
+
+// A shared connection, to DescribeResponse.shared_socket, carries small questions of many lanes at once. The frames are those of a
+// direct lane; each question is sent whole, its Ask, Chunk and End one behind the other, and answered when the plugin is ready, in any
+// order. What it saves is the call and the waking of a process for each question and each answer: those that are there at the same
+// time are written together, and read together.
+//
+// HostShare and PluginShare are its ends. Any number may send; one receives.
+
+// MaxShared is the largest question that goes over a shared connection, in octets of all its frames.
+const MaxShared = 64 << 10
+
+// maxPluginWaiting bounds what waits to be written by a plugin, in octets.
+const maxPluginWaiting = 256 << 10
+
+// Errors of HostShare.Ask. The question was not sent, and nothing else is wrong.
+var (
+	ErrTooLarge = errors.New("the question is too large for a shared connection")
+	ErrFull     = errors.New("the plugin does not read its shared connection")
+)
+
+// HostShare is the host's end of a shared connection.
+type HostShare struct {
+	hostConn
+	out     outbox
+	buffers sync.Pool
+}
+
+// NewHostShare takes a connection over. What waits to be written is bounded by what `lanes` lanes need if the plugin does not read.
+func NewHostShare(conn net.Conn, lanes int) *HostShare {
+	s := &HostShare{hostConn: newHostConn(conn, 16<<10)}
+	s.buffers.New = func() any { return new([]byte) }
+	s.out.init(conn, 2*MaxShared*lanes)
+	return s
+}
+
+// Ask sends a question with n octets of content. It does not wait for the plugin, only for content. The error is ErrTooLarge, ErrFull,
+// one of content, or says that the connection is gone.
+func (s *HostShare) Ask(ask *Ask, content io.Reader, n int) error {
+	buffer := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buffer)
+	b, err := appendQuestion((*buffer)[:0], ask, content, n)
+	if cap(b) <= 2*MaxShared {
+		*buffer = b
+	}
+	if err != nil {
+		return err
+	}
+	return s.out.put(b, false)
+}
+
+func appendQuestion(b []byte, ask *Ask, content io.Reader, n int) ([]byte, error) {
+	b, err := appendFrame(b, &HostFrame{Frame: &HostFrame_Ask{Ask: ask}})
+	if err != nil {
+		return b, err
+	}
+	const ends = 64 // what the heads of Chunk and End need at most
+	if len(b)+n+ends > MaxShared {
+		return b, ErrTooLarge
+	}
+	if n > 0 {
+		b = binary.BigEndian.AppendUint32(b, uint32(pieceLength(ask.Id, n)))
+		b = appendPieceHead(b, tagChunk, ask.Id, n)
+		start := len(b)
+		b = append(b, make([]byte, n)...)
+		if _, err := io.ReadFull(content, b[start:]); err != nil {
+			return b, fmt.Errorf("read the content: %w", err)
+		}
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(pieceLength(ask.Id, 0)))
+	return appendPieceHead(b, tagEnd, ask.Id, 0), nil
+}
+
+// Cancel says that nobody waits for the answer any more.
+func (s *HostShare) Cancel(id uint64) error {
+	b, err := appendFrame(nil, &HostFrame{Frame: &HostFrame_Cancel{Cancel: &Cancel{Id: id}}})
+	if err != nil {
+		return err
+	}
+	return s.out.put(b, false)
+}
+
+// PluginShare is the plugin's end of a shared connection.
+type PluginShare struct {
+	pluginConn
+	out outbox
+}
+
+// NewPluginShare takes a connection over.
+func NewPluginShare(conn net.Conn) *PluginShare {
+	s := &PluginShare{pluginConn: newPluginConn(conn, MaxShared)}
+	s.out.init(conn, maxPluginWaiting)
+	return s
+}
+
+// Send sends a frame. It waits while the host is far behind.
+func (s *PluginShare) Send(f *PluginFrame) error {
+	var room [256]byte
+	b, err := pluginFrame(room[:], f)
+	if err != nil {
+		return err
+	}
+	return s.out.put(b, true)
+}
+
+// outbox gathers what several goroutines send, and writes it together: who finds nobody writing lets the others run
+// first, and then writes what they have left too.
+type outbox struct {
+	conn  net.Conn
+	limit int // octets that may wait
+
+	mu      sync.Mutex
+	room    sync.Cond // something was written, or err is there
+	waiting []byte
+	spare   []byte // the next waiting
+	writing bool
+	err     error
+}
+
+func (o *outbox) init(conn net.Conn, limit int) {
+	o.conn, o.limit = conn, limit
+	o.room.L = &o.mu
+}
+
+// put sends b, or leaves it to who is writing. Only with `wait` it waits for the other side, while too much waits already.
+func (o *outbox) put(b []byte, wait bool) error {
+	o.mu.Lock()
+	for wait && o.err == nil && o.full(len(b)) {
+		o.room.Wait()
+	}
+	err := o.err
+	if err == nil && o.full(len(b)) {
+		err = ErrFull
+	}
+	if err != nil {
+		o.mu.Unlock()
+		return err
+	}
+	o.waiting = append(o.waiting, b...)
+	write := !o.writing
+	o.writing = true
+	o.mu.Unlock()
+	if write {
+		runtime.Gosched()
+		o.write()
+	}
+	return nil
+}
+
+// full reports whether n octets more are too many. o.mu is held.
+func (o *outbox) full(n int) bool { return len(o.waiting) > 0 && len(o.waiting)+n > o.limit }
+
+// write writes what waits as far as that goes without waiting; a goroutine of its own does the rest.
+func (o *outbox) write() {
+	w, now := o.conn.(interface{ writeNow([]byte) (int, error) })
+	for b := o.next(nil, nil); b != nil; {
+		if !now {
+			go o.writeAll(b, 0)
+			return
+		}
+		n, err := w.writeNow(b)
+		if err == nil && n < len(b) {
+			go o.writeAll(b, n)
+			return
+		}
+		b = o.next(b, err)
+	}
+}
+
+// writeAll writes b from n on, and what follows it.
+func (o *outbox) writeAll(b []byte, n int) {
+	for b != nil {
+		_, err := o.conn.Write(b[n:])
+		b, n = o.next(b, err), 0
+	}
+}
+
+// next returns what is to be written after `done`, or nil if there is nothing: then nobody writes any more.
+func (o *outbox) next(done []byte, err error) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = err
+	}
+	if o.err != nil {
+		o.waiting = nil
+	}
+	if cap(done) > 0 && cap(done) <= 4*MaxShared {
+		o.spare = done[:0]
+	}
+	o.room.Broadcast()
+	if len(o.waiting) == 0 {
+		o.writing = false
+		return nil
+	}
+	b := o.waiting
+	o.waiting, o.spare = o.spare, nil
+	return b
+}
