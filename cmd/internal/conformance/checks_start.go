@@ -182,7 +182,7 @@ func checkSameManifest(ctx context.Context, r *run) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		d.LaneSocket = r.manifest.GetLaneSocket() // it lies in a directory of each start's own
+		d.LaneSocket, d.SharedSocket = r.manifest.GetLaneSocket(), r.manifest.GetSharedSocket() // they lie in a directory of each start's own
 		if !proto.Equal(d, r.manifest) {
 			return "", fmt.Errorf("first %s, then %s", printable(r.manifest.String(), 200), printable(d.String(), 200))
 		}
