@@ -42,7 +42,7 @@ killed. There is a line for each check; a failed one says what was sent, expecte
   sluice plugin check --read . -- node scanner.js        a command with arguments, which may read its directory
   sluice plugin check --builtin gtube                    a plugin of this program
 
-Exit status: 0 all is well, 1 a check failed, 2 wrong usage.`,
+Exit status: 0 all is well, 1 a check failed or could not be tried, 2 wrong usage.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.pluginCheck(cmd, f, args) },
 	}
@@ -63,7 +63,8 @@ func (a *app) pluginCheck(cmd *cobra.Command, f pluginCheckFlags, args []string)
 	if err != nil {
 		return err
 	}
-	report := func(r conformance.Result) { conformance.Print(a.stdout, r) }
+	printer := conformance.Printer{W: a.stdout}
+	report := printer.Result
 	if a.json {
 		report = func(r conformance.Result) { _ = json.NewEncoder(a.stdout).Encode(r) }
 	}
@@ -71,12 +72,13 @@ func (a *app) pluginCheck(cmd *cobra.Command, f pluginCheckFlags, args []string)
 	if err != nil {
 		return err
 	}
+	printer.Flush()
 	if a.json {
 		err = json.NewEncoder(a.stdout).Encode(sum)
 	} else {
 		_, err = fmt.Fprintln(a.stdout, sum)
 	}
-	if sum.Failed > 0 || cmd.Context().Err() != nil {
+	if sum.Failed > 0 || sum.Untried > 0 {
 		return errSilent
 	}
 	return err

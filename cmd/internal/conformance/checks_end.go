@@ -33,7 +33,7 @@ func endChecks() []check {
 			do: checkStdin,
 		},
 		{
-			name: "memory", section: "9", skip: startable, process: none,
+			name: "memory", section: "9", skip: startable, process: none, after: true,
 			sent: "everything above", expected: "to need no more than `memory` in its table",
 			do: checkMemory,
 		},
@@ -46,7 +46,7 @@ func endChecks() []check {
 // observed is a check that the observer has made all the time.
 func observed(name, section, expected string) check {
 	return check{
-		name: name, section: section, sent: "all questions", expected: expected, process: none, skip: startable,
+		name: name, section: section, sent: "all questions", expected: expected, process: none, skip: startable, after: true,
 		do: func(_ context.Context, r *run) (string, error) {
 			r.seen.mu.Lock()
 			defer r.seen.mu.Unlock()

@@ -92,6 +92,7 @@ func loadChecks() []check {
 			sent: "grpc.health.v1.Health/Check every 100 ms while all lanes are busy", expected: "any answer within 2 s",
 			skip: content, do: checkHealth,
 		},
+		alikeCheck(),
 	}
 }
 

@@ -28,14 +28,15 @@ type Options struct {
 const (
 	OK      = "ok"
 	Failed  = "failed"
-	Skipped = "skipped"
+	Skipped = "skipped" // it does not apply to this plugin
+	Untried = "untried" // it could not be made: the plugin does not start, or there was no time left
 )
 
 // Result is the outcome of one check.
 type Result struct {
 	Check        string  `json:"check"`
 	Section      string  `json:"section"` // of sdk/PROTOCOL.md
-	Status       string  `json:"status"`  // ok, failed, skipped
+	Status       string  `json:"status"`  // ok, failed, skipped, untried
 	Note         string  `json:"note,omitempty"`
 	Sent         string  `json:"sent,omitempty"` // the last three of a failure
 	Expected     string  `json:"expected,omitempty"`
@@ -49,7 +50,12 @@ type Summary struct {
 	OK      int     `json:"ok"`
 	Failed  int     `json:"failed"`
 	Skipped int     `json:"skipped"`
+	Untried int     `json:"untried"`
 	Seconds float64 `json:"seconds"`
+
+	Asked  int    `json:"asked"`           // questions that were answered, without those that were cancelled
+	Errors int    `json:"errors"`          // of those with an error
+	Error  string `json:"error,omitempty"` // the first: about what, and its text
 }
 
 // check is one promise of the protocol.
@@ -62,6 +68,7 @@ type check struct {
 	skip     func(*run) string                             // why it does not apply
 	do       func(context.Context, *run) (string, error)   // a note, or what was seen
 	process  func(context.Context, *run) (*process, error) // what it needs: configured if nil
+	after    bool                                          // it is about what was seen before, and needs no time
 }
 
 // seenError is what was seen where a check tried several things: it says which.
@@ -117,6 +124,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 			sum.OK++
 		case Failed:
 			sum.Failed++
+		case Untried:
+			sum.Untried++
 		default:
 			sum.Skipped++
 		}
@@ -125,6 +134,9 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if sum.Plugin = r.manifest.GetName() + " " + printable(r.manifest.GetVersion(), 60); r.manifest.GetName() == "" {
 		sum.Plugin = o.Plugin.Name // it never said who it is
 	}
+	r.seen.mu.Lock()
+	sum.Asked, sum.Errors, sum.Error = r.seen.asked, r.seen.errors, r.seen.refusal
+	r.seen.mu.Unlock()
 	sum.Seconds = time.Since(begin).Round(10 * time.Millisecond).Seconds()
 	return sum, nil
 }
@@ -133,8 +145,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 func (r *run) one(ctx context.Context, c *check) Result {
 	result := Result{Check: c.name, Section: c.section, Status: OK}
 	begin := time.Now()
-	if why := r.reason(c); why != "" {
-		result.Status, result.Note = Skipped, why
+	if status, why := r.reason(ctx, c); why != "" {
+		result.Status, result.Note = status, why
 		return result
 	}
 	note, err := r.attempt(ctx, c)
@@ -150,23 +162,28 @@ func (r *run) one(ctx context.Context, c *check) Result {
 	return result
 }
 
-func (r *run) reason(c *check) string {
+// reason says why a check is not made.
+func (r *run) reason(ctx context.Context, c *check) (status, why string) {
 	if r.broken != "" && c.process == nil {
-		return r.broken
+		return Untried, r.broken
 	}
 	if c.skip != nil {
-		return c.skip(r)
+		if why := c.skip(r); why != "" && why == r.broken {
+			return Untried, why
+		} else if why != "" {
+			return Skipped, why
+		}
 	}
-	return ""
+	switch {
+	case c.after || ctx.Err() == nil:
+		return "", ""
+	case errors.Is(ctx.Err(), context.Canceled):
+		return Untried, "interrupted"
+	}
+	return Untried, fmt.Sprintf("the checks before took all of the %s that there are", r.Limit)
 }
 
 func (r *run) attempt(ctx context.Context, c *check) (string, error) {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return "", errors.New("interrupted")
-	}
-	if ctx.Err() != nil {
-		return "", fmt.Errorf("the checks before took all of the %s that there are", r.Limit)
-	}
 	limit := c.limit
 	if limit == 0 {
 		limit = 30 * time.Second

@@ -42,7 +42,7 @@ func runCheck(t *testing.T, name string, o Options, change func(*pluginhost.Conf
 
 // TestGood: plugins without a fault pass.
 func TestGood(t *testing.T) {
-	for _, name := range []string{"good", "early", "empty", "all-phases", "raw-good"} {
+	for _, name := range []string{"good", "early", "empty", "all-phases", "counts", "raw-good"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if failed, sum := runCheck(t, name, Options{}, nil); len(failed) > 0 || sum.OK < 20 {
@@ -85,6 +85,7 @@ func TestFaults(t *testing.T) {
 		"infinite":         checkVerdict, "unannounced": checkChanges,
 
 		"raw-polite": "started by a person", "raw-first-version": "versions", "raw-phase": "manifest",
+		"one-place":      "own answers with all lanes busy",
 		"raw-no-headers": "lane headers", "raw-small-frames": "10,000 recipients", "raw-unhealthy": "health",
 		"raw-ignores-cancel": "cancel in the middle", "raw-stops-reading": "reading on after the answer",
 		"raw-late": "deadline in the past", "raw-any-id": "frames of other questions", "raw-knows-all": "unknown frames and fields",
@@ -186,5 +187,44 @@ func TestNeverStarted(t *testing.T) {
 	failed, sum := runCheck(t, "", Options{}, func(c *pluginhost.Config) { c.Builtin, c.Command = "", []string{"/bin/true"} })
 	if len(failed) == 0 || !strings.HasPrefix(sum.String(), "t: 0 ok, ") {
 		t.Errorf("%d failed: %s", len(failed), sum)
+	}
+}
+
+// TestNoTime: a plugin that uses all the time fails, what there was no time for is told apart, and what was seen is told all the same.
+func TestNoTime(t *testing.T) {
+	t.Parallel()
+	var failed []string
+	var list []Result
+	c := pluginhost.DefaultConfig()
+	c.Name, c.Builtin, c.Timeout = "t", "raw-other-id", units.Of(10*time.Second)
+	var text strings.Builder
+	printer := Printer{W: &text}
+	sum, err := Run(t.Context(), Options{Plugin: &c, Dir: t.TempDir(), Quick: true, Limit: 4 * time.Second, Report: func(r Result) {
+		list = append(list, r)
+		printer.Result(r)
+		if r.Status == Failed {
+			failed = append(failed, r.Check)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	printer.Flush()
+	if strings.Join(failed, ", ") != "phase content, "+checkOnce || sum.Untried < 20 || sum.OK+sum.Failed+sum.Skipped+sum.Untried != len(list) {
+		t.Errorf("failed %q, %+v, %d results", failed, sum, len(list))
+	}
+	for _, want := range []string{"one came with the id 2 where the question was 1", "checks from \"an empty message\" on", "not tried", "all of the 4s"} {
+		if report := text.String() + sum.String(); strings.Count(report, want) != 1 {
+			t.Errorf("%q is not there once:\n%s", want, report)
+		}
+	}
+}
+
+// TestErrors: answers that are errors break nothing, and are told.
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	failed, sum := runCheck(t, "empty", Options{leaveOut: heavy}, nil)
+	if len(failed) > 0 || sum.Errors != 1 || !strings.Contains(sum.String(), "the first was an empty message: ") {
+		t.Errorf("%+v %+v", failed, sum)
 	}
 }

@@ -34,6 +34,7 @@ type lane struct {
 
 	mu      sync.Mutex
 	current question // what the reader checks answers against
+	stray   string   // the id of an answer to nothing that came instead
 	answers chan *answer
 }
 
@@ -110,6 +111,7 @@ func (l *lane) frame(f *wire.PluginFrame) {
 	}
 	if a.GetId() != q.id || q.id == 0 {
 		l.r.seen.stray(a, q)
+		l.stray = fmt.Sprintf("; one came with the id %d where the question was %d", a.GetId(), q.id)
 		return
 	}
 	if q.answers++; q.answers > 1 {
@@ -142,7 +144,7 @@ func (l *lane) begin(phase wire.Phase, m *message, event *wire.Event, deadline t
 		ask.DeadlineUnixNano = deadline.UnixNano()
 	}
 	l.mu.Lock()
-	l.current = q
+	l.current, l.stray = q, ""
 	select {
 	case <-l.answers:
 	default:
@@ -199,6 +201,12 @@ func (l *lane) broken() error {
 	if errors.Is(l.err, io.EOF) {
 		return errors.New("the plugin ended the lane")
 	}
+	if tooLarge(l.err) {
+		return fmt.Errorf("a frame larger than 1 MiB (%s)", printable(status.Convert(l.err).Message(), 120))
+	}
+	if l.r.ctx.Err() != nil { // we did
+		return errors.New("no answer when the time for all checks was over" + l.instead())
+	}
 	l.p.waitExit(300 * time.Millisecond)
 	return fmt.Errorf("the plugin ended the lane: %s; %s", printable(status.Convert(l.err).Message(), 200), l.p.died())
 }
@@ -229,10 +237,27 @@ func (l *lane) wait(ctx context.Context, limit time.Duration) (*answer, error) {
 			return nil, l.broken()
 		}
 	case <-time.After(limit):
-		return nil, fmt.Errorf("no answer within %s", limit.Round(time.Millisecond))
+		return nil, fmt.Errorf("no answer within %s%s", limit.Round(100*time.Millisecond), l.instead())
 	case <-ctx.Done():
-		return nil, fmt.Errorf("no answer when the time for all checks was over: %w", ctx.Err())
+		return nil, fmt.Errorf("no answer when the time for this check was over%s", l.instead())
 	}
+}
+
+// open reports whether the plugin has not ended the lane.
+func (l *lane) open() bool {
+	select {
+	case <-l.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// instead says what came in place of an answer.
+func (l *lane) instead() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stray
 }
 
 // answered reports whether the answer has come.
@@ -258,10 +283,14 @@ func (l *lane) ask(ctx context.Context, phase wire.Phase, m *message, event *wir
 		return nil, err
 	}
 	a, err := l.wait(ctx, time.Until(deadline)+patience)
-	if err != nil && l.p.alive() {
+	if err == nil {
+		l.r.seen.opinion(a, m)
+		return a, nil
+	}
+	if l.open() && l.p.alive() && ctx.Err() == nil {
 		_ = l.cancel(l.id)
 		if _, again := l.wait(ctx, grace); again != nil {
-			err = fmt.Errorf("%w, nor within a second of Cancel", err)
+			err = fmt.Errorf("%w (nor within a second of Cancel)", err)
 		}
 	}
 	return a, err

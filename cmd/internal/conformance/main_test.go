@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,8 @@ func runTestPlugin(name string) {
 type testPlugin struct {
 	name      string
 	described int
+	current   atomic.Int64 // recipients of the question that came last
+	asked     atomic.Int64
 }
 
 func (p *testPlugin) Describe() sdk.Manifest {
@@ -131,6 +134,8 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 }
 
 func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, error) {
+	p.current.Store(int64(len(m.Recipients)))
+	n := p.asked.Add(1)
 	switch {
 	case p.name == "deaf-events" && m.Phase == sdk.PhaseEvent, p.name == "deaf-connect" && m.Phase == sdk.PhaseConnect:
 		<-ctx.Done()
@@ -157,6 +162,11 @@ func (p *testPlugin) Ask(ctx context.Context, m *sdk.Message) (sdk.Verdict, erro
 		if seen.octets == 0 {
 			os.Exit(9)
 		}
+	case "one-place":
+		time.Sleep(time.Millisecond)
+		return sdk.Verdict{Score: float64(p.current.Load())}, nil
+	case "counts":
+		return sdk.Verdict{Score: float64(n / 40)}, nil
 	case "infinite":
 		return sdk.Verdict{Score: math.Inf(1)}, nil
 	case "unannounced":

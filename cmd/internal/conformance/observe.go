@@ -21,6 +21,23 @@ type observer struct {
 
 	answers int
 	faults  map[string]string // by check
+
+	asked   int    // whole questions that nobody cancelled, with an answer
+	errors  int    // of those were answered with an error
+	refusal string // the first: about what, and its text
+}
+
+// opinion counts the answer to a question that nobody cancelled. An error is the plugin's right, but its author should know.
+func (o *observer) opinion(a *answer, m *message) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked++
+	if a.verdict != nil {
+		return
+	}
+	if o.errors++; o.errors == 1 {
+		o.refusal = m.what + ": " + or(a.err, "an error without a word")
+	}
 }
 
 // The checks that the observer decides.
@@ -50,9 +67,14 @@ func (o *observer) twice(a *wire.Answer) {
 }
 
 func (o *observer) tooLarge(err error) {
-	if text := status.Convert(err).Message(); strings.Contains(text, fmt.Sprintf("vs. %d)", maxFrame)) {
-		o.fault(checkVerdict, "a frame larger than 1 MiB (%s)", printable(text, 120))
+	if tooLarge(err) {
+		o.fault(checkVerdict, "a frame larger than 1 MiB (%s)", printable(status.Convert(err).Message(), 120))
 	}
+}
+
+// tooLarge reports whether a lane ended because we didn't take a frame.
+func tooLarge(err error) bool {
+	return strings.Contains(status.Convert(err).Message(), fmt.Sprintf("vs. %d)", maxFrame))
 }
 
 // newBody is what has come of Body frames.

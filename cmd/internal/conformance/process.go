@@ -29,7 +29,6 @@ const (
 	startTime    = 10 * time.Second // for handshake, Describe and Configure together (section 1)
 	maxHandshake = 4096             // octets of the handshake line
 	maxFrame     = 1 << 20          // octets of one PluginFrame (section 11)
-	maxWords     = 4 << 10          // octets of the plugin's output that are kept
 )
 
 // process is one run of the plugin.
@@ -278,26 +277,4 @@ func highWater(pid int) int64 {
 		}
 	}
 	return 0
-}
-
-// words keeps the end of what a plugin prints.
-type words struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (w *words) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.text = append(w.text, b[max(0, len(b)-maxWords):]...)
-	w.text = append(w.text[:0], w.text[max(0, len(w.text)-maxWords):]...)
-	return len(b), nil
-}
-
-// last returns the last line that has anything on it, fit for a terminal.
-func (w *words) last() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(w.text)), "\n")
-	return printable(lines[len(lines)-1], 300)
 }

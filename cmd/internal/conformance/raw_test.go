@@ -157,6 +157,8 @@ func (p *rawPlugin) finish(id uint64, stream wire.Plugin_LaneServer, answer func
 	case "wrong-id":
 		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{Id: id + 1, Result: &wire.Answer_Verdict{Verdict: &wire.Verdict{}}}}})
 		answer(&wire.Verdict{})
+	case "other-id":
+		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: &wire.Answer{Id: id + 1, Result: &wire.Answer_Verdict{Verdict: &wire.Verdict{}}}}})
 	case "body":
 		_ = stream.Send(&wire.PluginFrame{Frame: &wire.PluginFrame_Body{Body: &wire.Body{Id: id, Data: []byte("x")}}})
 		answer(&wire.Verdict{})
