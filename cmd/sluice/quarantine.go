@@ -52,14 +52,7 @@ func (a *app) quarantineCommand() *cobra.Command {
 	}
 	f.add(list)
 	list.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`")
-	one := &cobra.Command{
-		Use:   "show ID",
-		Short: "show one message in quarantine, and why it is there",
-		Args:  exactArgs("a queue ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return show(cmd.Context(), a, queueShowOperation(), queueShowRequest{args[0]}, printItem)
-		},
-	}
+	one := a.showCommand("quarantine", "show one message in quarantine, and why it is there")
 	return group("quarantine", "look at what is in quarantine, release it or remove it",
 		append([]*cobra.Command{list, one}, a.verbCommands("quarantine")...)...)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/units"
-	"github.com/sluicemail/sluice/storage"
 )
 
 type queueListRequest struct {
@@ -21,13 +20,9 @@ type queueListRequest struct {
 	Filter queue.Filter `json:"filter"`
 }
 
-type queueShowRequest struct {
-	ID string `json:"id"`
-}
-
 // queueOperations are those of `sluice queue` that change nothing.
 func queueOperations() []operation {
-	return []operation{queueListOperation(), queueShowOperation(), queueSummaryOperation(), queueSitesOperation()}
+	return []operation{queueListOperation(), queueShowOperation(), queueRawOperation(), queueSummaryOperation(), queueSitesOperation()}
 }
 
 func queueListOperation() operation {
@@ -64,31 +59,9 @@ func queueSitesOperation() operation {
 	})}
 }
 
-func queueShowOperation() operation {
-	return operation{"queue/show", typedDesk(func(ctx context.Context, d *desk, r queueShowRequest, emit func(any) error) error {
-		id, err := storage.ParseID(r.ID)
-		if err != nil {
-			return fmt.Errorf("%q is not a queue ID; sluice queue list shows them", r.ID)
-		}
-		item, err := d.queue.Show(ctx, id)
-		if err != nil {
-			return fmt.Errorf("show %s: %w; sluice trace %s tells where it went", id, err, id)
-		}
-		return emit(item)
-	})}
-}
-
 func (a *app) queueCommand() *cobra.Command {
-	one := &cobra.Command{
-		Use:   "show ID",
-		Short: "show one message in the queue",
-		Args:  exactArgs("a queue ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return show(cmd.Context(), a, queueShowOperation(), queueShowRequest{args[0]}, printItem)
-		},
-	}
 	return group("queue", "look at what waits in the queue, and decide about it by hand",
-		append([]*cobra.Command{a.queueListCommand(), one, a.queueSitesCommand()}, a.verbCommands("queue")...)...)
+		append([]*cobra.Command{a.queueListCommand(), a.showCommand("queue", "show one message in the queue"), a.queueSitesCommand()}, a.verbCommands("queue")...)...)
 }
 
 func (a *app) queueListCommand() *cobra.Command {

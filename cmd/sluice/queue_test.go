@@ -19,6 +19,15 @@ import (
 // leaving queues messages of alice's to other servers, in a store that nobody has open.
 func leaving(t *testing.T, name string, recipients ...string) (ids []string) {
 	t.Helper()
+	for _, to := range recipients {
+		ids = append(ids, leavingText(t, name, "Subject: x\r\n\r\nhello\r\n", func(*pipeline.Message) {}, to))
+	}
+	return ids
+}
+
+// leavingText queues one message to several recipients, changed before it is committed.
+func leavingText(t *testing.T, name, text string, change func(*pipeline.Message), recipients ...string) (id string) {
+	t.Helper()
 	c, err := config.Load(name, config.Options{Builtins: builtinNames()})
 	if err != nil {
 		t.Fatal(err)
@@ -30,27 +39,27 @@ func leaving(t *testing.T, name string, recipients ...string) (ids []string) {
 	}
 	defer store.Close(context.Background())
 	q := queue.New(queue.Options{Store: store, Logger: logger})
-	for _, to := range recipients {
-		spool := store.Blobs().NewSpool()
-		_, _ = io.WriteString(spool, "Subject: x\r\n\r\nhello\r\n")
-		draft, err := spool.Finish()
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &pipeline.Message{
-			ID: store.NewID(), Origin: sdk.Login, Pipeline: "outbound", Received: time.Now(), Sender: "alice@example.test", Trace: &trace.Trace{},
-			Recipients: []*pipeline.Recipient{{Address: to, Hops: []pipeline.Hop{{Kind: pipeline.HopRemote, Address: to}}}},
-		}
-		m.Trace.Head.ID = m.ID.String()
-		if err := m.SetContent(draft); err != nil {
-			t.Fatal(err)
-		}
-		if err := q.Commit(t.Context(), m); err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, m.ID.String())
+	spool := store.Blobs().NewSpool()
+	_, _ = io.WriteString(spool, text)
+	draft, err := spool.Finish()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return ids
+	m := &pipeline.Message{
+		ID: store.NewID(), Origin: sdk.Login, Pipeline: "outbound", Received: time.Now(), Sender: "alice@example.test", Trace: &trace.Trace{},
+	}
+	for _, to := range recipients {
+		m.Recipients = append(m.Recipients, &pipeline.Recipient{Address: to, Hops: []pipeline.Hop{{Kind: pipeline.HopRemote, Address: to}}})
+	}
+	m.Trace.Head.ID = m.ID.String()
+	if err := m.SetContent(draft); err != nil {
+		t.Fatal(err)
+	}
+	change(m)
+	if err := q.Commit(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	return m.ID.String()
 }
 
 // TestQueueWithoutServer: the commands give the same answers in the store that they have opened (RULES D5).
