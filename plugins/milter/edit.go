@@ -68,7 +68,7 @@ func newEdit(s *Settings, m *sdk.Message, fields []field, o *opinion) *edit {
 const addRcptPar = '2' // SMFIR_ADDRCPT_PAR
 
 var needs = map[byte]milter.OptAction{
-	byte(milter.ActAddRcpt): milter.OptAddRcpt, byte(milter.ActDelRcpt): milter.OptRemoveRcpt, byte(milter.ActReplBody): milter.OptChangeBody,
+	addRcptPar: milter.OptAddRcptWithArgs, byte(milter.ActAddRcpt): milter.OptAddRcpt, byte(milter.ActDelRcpt): milter.OptRemoveRcpt, byte(milter.ActReplBody): milter.OptChangeBody,
 	byte(milter.ActAddHeader): milter.OptAddHeader, byte(milter.ActInsertHeader): milter.OptAddHeader,
 	byte(milter.ActChangeHeader): milter.OptChangeHeader, byte(milter.ActChangeFrom): milter.OptChangeFrom, byte(milter.ActQuarantine): milter.OptQuarantine,
 }
@@ -76,9 +76,6 @@ var needs = map[byte]milter.OptAction{
 // take obeys a frame if it asks for a modification; asked says whether it does. What the milter has not
 // announced in the negotiation breaks the protocol.
 func (e *edit) take(announced milter.OptAction, code byte, data []byte) (asked bool, err error) {
-	if code == addRcptPar {
-		return true, errors.New("it adds a recipient with parameters, which we do not offer")
-	}
 	need, asked := needs[code]
 	if !asked {
 		return false, nil
@@ -111,7 +108,7 @@ func (e *edit) obey(code milter.ModifyActCode, data []byte) error {
 	}
 	least, most := 1, 1
 	switch code {
-	case milter.ActChangeFrom:
+	case milter.ActChangeFrom, addRcptPar:
 		most = 50 // parameters behind the address
 	case milter.ActAddHeader, milter.ActInsertHeader, milter.ActChangeHeader:
 		least, most = 2, 2
@@ -127,7 +124,10 @@ func (e *edit) obey(code milter.ModifyActCode, data []byte) error {
 		return e.insert(e.place(index), args[0], args[1])
 	case milter.ActChangeHeader:
 		return e.change(index, args[0], args[1])
-	case milter.ActAddRcpt:
+	case milter.ActAddRcpt, addRcptPar:
+		if len(args) > 1 {
+			e.o.note("MILTER_IGNORED", "parameters of the new recipient: %s", strings.Join(args[1:], " "))
+		}
 		return e.addRecipient(args[0])
 	case milter.ActDelRcpt:
 		e.removeRecipient(args[0])

@@ -65,6 +65,7 @@ func TestModifications(t *testing.T) {
 		"a huge value":      {frames("hX-A\x00" + strings.Repeat("a ", 31000) + "\x00"), `!more than 60000 octets`},
 
 		"add recipient":        {frames("+<x@example.net>\x00", "+y@example.net\x00"), `accept; add recipient "x@example.net"; add recipient "y@example.net"`},
+		"add with parameters":  {frames("2<x@example.net>\x00NOTIFY=NEVER\x00"), `accept; add recipient "x@example.net"`},
 		"add one that is":      {frames("+<Alice@example.test>\x00"), `accept`},
 		"add one twice":        {frames("+<x@example.net>\x00", "+<x@example.net>\x00"), `accept; add recipient "x@example.net"`},
 		"add no address":       {frames("+<postmaster>\x00"), `!is no address`},

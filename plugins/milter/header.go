@@ -10,7 +10,8 @@ import (
 
 const (
 	maxHeader = 2 << 20 // octets of a header; the server's bound is half of it
-	maxField  = 64000   // octets of a value that are sent: libmilter ends a session over a frame of 64 KiB
+	maxField  = 64000   // octets of a name and its value that are sent: libmilter ends a session over a frame of 64 KiB
+	maxLabel  = 32000   // octets of a name; what has more in front of its colon is no field
 	maxName   = 200     // octets of a name that a milter gives a field (PROTOCOL.md section 11)
 	maxValue  = 60000   // the same of a value
 	notAField = "X-Not-A-Field"
@@ -30,10 +31,11 @@ func (f *field) sent(leading bool) (value string, cut bool) {
 	if !leading {
 		value = strings.TrimPrefix(value, " ")
 	}
-	if len(value) <= maxField {
+	room := maxField - len(f.name)
+	if len(value) <= room {
 		return value, false
 	}
-	value = value[:maxField]
+	value = value[:room]
 	if at := strings.LastIndexByte(value, '\n'); at > 0 {
 		value = value[:at]
 	}
@@ -90,7 +92,7 @@ func splitHeader(raw string) []field {
 		raw = raw[end:]
 		name, value, ok := strings.Cut(text, ":")
 		name = strings.TrimRight(name, " \t")
-		if !ok || name == "" || strings.ContainsAny(name, "\n\r") {
+		if !ok || name == "" || len(name) > maxLabel || strings.ContainsAny(name, "\n\r") {
 			name, value, ok = notAField, " "+text, false
 		}
 		fields = append(fields, field{name: name, value: value, bogus: !ok})

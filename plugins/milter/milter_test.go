@@ -56,7 +56,7 @@ func TestDialogue(t *testing.T) {
 		t.Fatalf("%+v %v", v, err)
 	}
 	want := []string{
-		"O" + strings.ReplaceAll(optneg(6, 0x7f, 0x1ff3ff), "\x00", "|"),
+		"O" + strings.ReplaceAll(optneg(6, 0x1ff, 0x1ff3ff), "\x00", "|"),
 		"DCj|mx.example.test|v|Sluice|{if_name}|mx.example.test|_|c.example.org [2001:db8::1]|{client_addr}|2001:db8::1|{client_name}|c.example.org|" +
 			"{client_ptr}|c.example.org|{client_port}|258|{client_resolve}|OK|Z|z|{daemon_name}|ORIGINATING|",
 		"Cc.example.org|6\x01\x022001:db8::1|",
@@ -99,7 +99,8 @@ func TestOptions(t *testing.T) {
 		"skip":               {optneg(6, 0, uint32(milter.OptSkip)), "O", "steps skip"},
 		"refused recipients": {optneg(6, 0, uint32(milter.OptRcptRej)), "O", "refused recipients"},
 		"strange":            {optneg(6, 0, 1<<30), "O", "bit 30"},
-		"parameters":         {optneg(6, uint32(milter.OptAddRcptWithArgs), 0), "O", "recipients with parameters"},
+		"all actions":        {optneg(6, 0x1ff, 0), "ODCDHDMDRDTLLDNBDEQ", ""},
+		"one action more":    {optneg(6, 0x200, 0), "O", "bit 9"},
 		"short":              {"\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00", "O", "no milter"},
 	} {
 		f := startFake(t, &fake{options: c.options})
@@ -172,7 +173,6 @@ func TestAnswers(t *testing.T) {
 		{'E', "?", "!is none", "E"},
 		{'C', "hX-A\x00b\x00", "!is none", "C"},
 		{'C', "O" + optneg(6, 0, 0), "!is none", "C"},
-		{'E', "2<x@example.test>\x00", "!with parameters", "E"},
 	} {
 		f := startFake(t, &fake{reply: on(c.step, c.reply)})
 		v, err := ask(t, f, nil, sdktest.Mail("From: a@example.org\n\nhello\n"))
@@ -263,6 +263,34 @@ func TestSizes(t *testing.T) {
 	}
 	if v, err := ask(t, f, map[string]any{"max_size": "1KB"}, big); err == nil || len(f.saw()) != 0 {
 		t.Errorf("fail: %+v %v %q", v, err, f.saw())
+	}
+}
+
+// TestFrames: whatever a sender writes, and to however many, no frame is longer than libmilter reads (65,535 octets of data): it would
+// end the session, and with on_failure = "accept" the message would pass unseen.
+func TestFrames(t *testing.T) {
+	header := strings.Repeat("N", 2000) + ": " + strings.Repeat("v\n ", 25000) + "\n" + strings.Repeat("M", 70000) + ": x\n" +
+		strings.Repeat("L", 32000) + ": " + strings.Repeat("v", 64000) + "\n\nhello\n"
+	for name, without := range map[string]milter.OptProtocol{"all": 0, "no RCPT": milter.OptNoRcptTo, "the end alone": offeredSteps} {
+		f := startFake(t, &fake{options: optneg(6, 0, uint32(without))})
+		m := sdktest.Mail(header)
+		m.ID = "4F2K"
+		for i := range 500 {
+			m.Recipients = append(m.Recipients, sdk.Recipient{Address: fmt.Sprintf("%0200d@example.test", i)})
+		}
+		v, err := ask(t, f, nil, m)
+		if err != nil || v.Action != sdk.Accept {
+			t.Fatalf("%s: %+v %v", name, v, err)
+		}
+		saw := f.saw()
+		for _, text := range saw {
+			if len(text) > 1+65535 {
+				t.Errorf("%s: a frame %.40q of %d octets", name, text, len(text))
+			}
+		}
+		if all := strings.Join(saw, "\n"); !strings.Contains(all, "i|4F2K|") || !strings.Contains(all, "\nE") {
+			t.Errorf("%s: no queue ID, or no end, among %d frames", name, len(saw))
+		}
 	}
 }
 

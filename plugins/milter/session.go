@@ -20,11 +20,11 @@ const (
 	dataVersion   = 4 // the first that knows DATA
 )
 
-// offeredActions is everything that the milter may ask for. Adding recipients with
-// parameters (SMFIF_ADDRCPT_PAR) is not among it: we could not pass the parameters on. Nor are lists of macros
-// (SMFIF_SETSYMLIST): it gets all that there are.
+// offeredActions is everything that a milter may ask for: all of the protocol, because libmilter ends the session
+// of a milter whose flags have one that was not offered. Parameters of recipients (SMFIF_ADDRCPT_PAR) are dropped, as those of
+// senders are, and lists of macros (SMFIF_SETSYMLIST) need no obedience: it gets all that there are.
 const offeredActions = milter.OptAddHeader | milter.OptChangeBody | milter.OptAddRcpt | milter.OptRemoveRcpt |
-	milter.OptChangeHeader | milter.OptQuarantine | milter.OptChangeFrom
+	milter.OptChangeHeader | milter.OptQuarantine | milter.OptChangeFrom | milter.OptAddRcptWithArgs | milter.OptSetSymList
 
 // noReplies are the steps to which the milter may send no reply.
 const noReplies = milter.OptNoHeaderReply | milter.OptNoConnReply | milter.OptNoHeloReply | milter.OptNoMailReply | milter.OptNoRcptReply |
@@ -86,7 +86,9 @@ func (s *session) negotiate() error {
 // the step, or does not answer it.
 func (s *session) step(code milter.Code, unwanted, silent milter.OptProtocol, macros pairs, data []byte) (answer, error) {
 	if s.without&unwanted != 0 {
-		s.macros = append(s.macros, macros...)
+		if code != milter.CodeRcpt { // each would replace the one before, and those of hundreds are more than a frame can hold
+			s.macros = append(s.macros, macros...)
+		}
 		return goOn, nil
 	}
 	if err := s.define(code, macros); err != nil {
