@@ -131,7 +131,7 @@ func (p *plugin) seen(m *sdk.Message) error {
 // wroteTo counts a recipient of an account.
 func (p *plugin) wroteTo(login string) error {
 	limit := p.settings.Hijack.Recipients
-	if limit == 0 {
+	if limit == 0 || p.settings.accounts[strings.ToLower(login)].recipients {
 		return nil
 	}
 	_, err := p.change(login, func(a *account) {

@@ -51,15 +51,23 @@ type Hijack struct {
 
 // Settings is [plugin.ratelimit.config].
 type Settings struct {
-	Account    Limit            `config:"account"`     // who logged in
-	Address    Limit            `config:"address"`     // client address, or its /64; strangers only
-	Domain     Limit            `config:"domain"`      // domain of MAIL FROM
-	Recipient  Limit            `config:"recipient"`   // one recipient; its messages come from all the world
-	Accounts   map[string]Limit `config:"accounts"`    // account = limit in place of the general one
-	Exempt     []string         `config:"exempt"`      // addresses and networks of clients, accounts, "@domain" of senders
-	Over       sdk.Action       `config:"over"`        // defer or reject
-	MaxEntries int              `config:"max_entries"` // counts that are kept; above it those go that are empty soonest
-	Hijack     Hijack           `config:"hijack"`
+	Account    Limit                     `config:"account"`     // who logged in
+	Address    Limit                     `config:"address"`     // client address, or its /64; strangers only
+	Domain     Limit                     `config:"domain"`      // domain of MAIL FROM
+	Recipient  Limit                     `config:"recipient"`   // one recipient; its messages come from all the world
+	Accounts   map[string]map[string]any `config:"accounts"`    // account = limit; what it leaves out is the general one's
+	Exempt     []string                  `config:"exempt"`      // addresses and networks of clients, accounts, "@domain" of senders
+	Over       sdk.Action                `config:"over"`        // defer or reject
+	MaxEntries int                       `config:"max_entries"` // counts that are kept; above it those go that are empty soonest
+	Hijack     Hijack                    `config:"hijack"`
+
+	accounts map[string]ownLimit // small letters
+}
+
+// ownLimit is an account's.
+type ownLimit struct {
+	Limit
+	recipients bool // Limit.Recipients is its own: who may write to so many doesn't look hijacked by that
 }
 
 func defaults() Settings {
@@ -77,13 +85,7 @@ func (s *Settings) check() error {
 		problems = append(problems, &sdk.SettingError{Key: key, Problem: fmt.Sprintf(format, args...)})
 	}
 	limits := map[string]Limit{"account": s.Account, "address": s.Address, "domain": s.Domain, "recipient": s.Recipient}
-	for name, l := range s.Accounts {
-		if l.Per == 0 {
-			l.Per = s.Account.Per
-			s.Accounts[name] = l
-		}
-		limits["accounts."+name] = l
-	}
+	problems = append(problems, s.ownLimits(limits))
 	for key, l := range limits {
 		if l.Messages < 0 || l.Recipients < 0 {
 			bad(key, "a negative limit, expected a number above 0, or 0 for none")
@@ -113,6 +115,36 @@ func (s *Settings) check() error {
 	}
 	if h.Action != sdk.Quarantine && h.Action != sdk.Defer && h.Action != sdk.Reject {
 		bad("hijack.action", "%s, expected quarantine, defer or reject", h.Action)
+	}
+	return errors.Join(problems...)
+}
+
+// ownLimits reads the limits of accounts, each with the general one as its defaults, and puts them among the limits.
+func (s *Settings) ownLimits(limits map[string]Limit) error {
+	s.accounts = make(map[string]ownLimit, len(s.Accounts))
+	var problems []error
+	for name, table := range s.Accounts {
+		key := "accounts." + name
+		own := ownLimit{Limit: s.Account}
+		_, own.recipients = table["recipients"]
+		err := sdk.Settings{Config: table}.Decode(&own.Limit)
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, e := range many.Unwrap() {
+				var setting *sdk.SettingError
+				if errors.As(e, &setting) {
+					e = &sdk.SettingError{Key: key + "." + setting.Key, Problem: setting.Problem}
+				}
+				problems = append(problems, e)
+			}
+		}
+		if at := strings.LastIndexByte(name, '@'); at < 1 || at == len(name)-1 {
+			problems = append(problems, &sdk.SettingError{Key: key, Problem: fmt.Sprintf("%q is no account, expected an address", name)})
+		}
+		if _, twice := s.accounts[strings.ToLower(name)]; twice {
+			problems = append(problems, &sdk.SettingError{Key: key, Problem: fmt.Sprintf("%q is there twice", strings.ToLower(name))})
+		}
+		s.accounts[strings.ToLower(name)] = own
+		limits[key] = own.Limit
 	}
 	return errors.Join(problems...)
 }
@@ -153,11 +185,6 @@ func (p *plugin) Configure(_ context.Context, s sdk.Settings) error {
 	if err = errors.Join(decoding, p.settings.check(), err); err != nil || s.CheckOnly {
 		return err
 	}
-	lower := make(map[string]Limit, len(p.settings.Accounts))
-	for name, l := range p.settings.Accounts {
-		lower[strings.ToLower(name)] = l
-	}
-	p.settings.Accounts = lower
 	if p.buckets, err = table.Open(s.StateDir, "buckets"); err != nil {
 		return &sdk.Unready{Err: err}
 	}
@@ -239,9 +266,9 @@ func (p *plugin) counted(m *sdk.Message, limit func(Limit) int) []counted {
 	var list []counted
 	if m.Login != "" {
 		login := strings.ToLower(m.Login)
-		l, own := s.Accounts[login]
-		if !own {
-			l = s.Account
+		l := s.Account
+		if own, ok := s.accounts[login]; ok {
+			l = own.Limit
 		}
 		list = append(list, counted{"account", login, limit(l), l.Per})
 	}

@@ -263,11 +263,15 @@ func TestConfigureComplains(t *testing.T) {
 		"account": map[string]any{"messages": int64(-1)}, "address": map[string]any{"per": "0s"}, "over": "junk",
 		"hijack": map[string]any{"per": "1s"}, "exempt": []any{"nobody"}, "acount": map[string]any{},
 		"recipient": map[string]any{"recipients": int64(5)}, "max_entries": int64(1),
-		"accounts": map[string]any{"a@b": map[string]any{"per": "1ms"}},
+		"accounts": map[string]any{"a@b": map[string]any{"per": "1ms"}}, "accounts.a@b.mesages": map[string]any{"a@b": map[string]any{"mesages": int64(1)}},
+		"accounts.news": map[string]any{"news": map[string]any{}}, "accounts.a@b.messages": map[string]any{"a@b": map[string]any{"messages": "x"}},
+		"accounts.a@b": map[string]any{"a@b": map[string]any{"messages": int64(-1)}},
 	} {
+		expected := key
+		key, _, _ = strings.Cut(key, ".")
 		p := New().(*plugin)
 		err := p.Configure(context.Background(), sdk.Settings{Config: map[string]any{key: value}, StateDir: t.TempDir()})
-		if err == nil || !strings.HasPrefix(err.Error(), key) {
+		if err == nil || !strings.HasPrefix(err.Error(), expected) {
 			t.Errorf("%s = %v: %v", key, value, err)
 			_ = p.Close()
 		}
@@ -284,6 +288,35 @@ func BenchmarkSender(b *testing.B) {
 		m := stranger(sdk.PhaseSender, fmt.Sprintf("10.%d.%d.1", i>>8&255, i&255), "a@example.org", "")
 		if _, err := p.Ask(context.Background(), m); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestOwnLimits: what an account's own limit leaves out is the general one, and who may write to many is not held for doing so.
+func TestOwnLimits(t *testing.T) {
+	c := start(t, map[string]any{
+		"account": map[string]any{"messages": int64(5), "recipients": int64(7)},
+		"accounts": map[string]any{
+			"news@example.test": map[string]any{"recipients": int64(0)}, "many@example.test": map[string]any{"recipients": int64(40)},
+			"sales@example.test": map[string]any{"messages": int64(9)},
+		},
+		"hijack": map[string]any{"recipients": int64(6), "networks": int64(0)},
+	})
+	for who, want := range map[string]struct {
+		messages, recipients int
+		held                 bool
+	}{
+		"news@example.test": {5, 50, false}, "Many@example.test": {5, 40, false}, "sales@example.test": {9, 7, true}, "alice@example.test": {5, 7, true},
+	} {
+		messages := c.accepted(50, func(int) *sdk.Message { return login(sdk.PhaseSender, who, "192.0.2.1") })
+		recipients := c.accepted(50, func(i int) *sdk.Message {
+			m := login(sdk.PhaseRecipient, who, "192.0.2.1")
+			m.Recipients[0].Address = fmt.Sprint(i, "@example.net")
+			return m
+		})
+		held := c.ask(login(sdk.PhaseContent, who, "192.0.2.1")).Action != sdk.Accept
+		if messages != want.messages || recipients != want.recipients || held != want.held {
+			t.Errorf("%s: %d messages, %d recipients, held %v; want %+v", who, messages, recipients, held, want)
 		}
 	}
 }
