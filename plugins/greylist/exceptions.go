@@ -25,18 +25,19 @@ func newExceptions(s *Settings) (exceptions, error) {
 			e.networks = append(e.networks, network)
 			continue
 		}
-		if strings.ContainsAny(c, "/: @") || c == "" || c == "." {
+		name := strings.ToLower(strings.TrimSuffix(c, "."))
+		if !isHost(strings.TrimPrefix(name, ".")) {
 			problems = append(problems, &sdk.SettingError{
 				Key:     fmt.Sprintf("exempt_clients[%d]", i+1),
 				Problem: fmt.Sprintf("%q, expected an address, a network, a host name, or a domain with a dot in front", c),
 			})
 			continue
 		}
-		e.names = append(e.names, strings.ToLower(c))
+		e.names = append(e.names, name)
 	}
 	fill := func(key string, list []string, into map[string]bool) {
 		for i, a := range list {
-			if !strings.Contains(a, "@") {
+			if at := strings.LastIndexByte(a, '@'); at < 0 || at == len(a)-1 {
 				problems = append(problems, &sdk.SettingError{
 					Key: fmt.Sprintf("%s[%d]", key, i+1), Problem: fmt.Sprintf("%q, expected an address or \"@domain\"", a),
 				})
@@ -47,6 +48,18 @@ func newExceptions(s *Settings) (exceptions, error) {
 	fill("exempt_senders", s.ExemptSenders, e.senders)
 	fill("exempt_recipients", s.ExemptRecipients, e.recipients)
 	return e, errors.Join(problems...)
+}
+
+// isHost reports whether something is a host's name as DNS has it: labels of letters, digits, hyphens and underscores, the last of which is
+// no number, or a mistyped address would be a name that nobody has (RFC 1123 section 2.1).
+func isHost(name string) bool {
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if label == "" || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return strings.Trim(labels[len(labels)-1], "0123456789-") != ""
 }
 
 func parseNetwork(s string) (netip.Prefix, error) {

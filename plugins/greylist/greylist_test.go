@@ -142,7 +142,7 @@ func TestSteady(t *testing.T) {
 
 func TestExceptions(t *testing.T) {
 	config := map[string]any{
-		"exempt_clients": []any{"198.51.100.0/24", "2001:db8::1", ".example.com", "good.example.net"},
+		"exempt_clients": []any{"198.51.100.0/24", "2001:db8::1", ".example.com", "good.example.net", "Dot.example.net."},
 		"exempt_senders": []any{"Boss@example.org", "@bank.example"}, "exempt_recipients": []any{"abuse@example.test"},
 		"min_score": 1.0,
 	}
@@ -162,6 +162,7 @@ func TestExceptions(t *testing.T) {
 		"IPv6":             {with(func(m *sdk.Message) { m.ClientAddr = "2001:db8::1" }), sdk.Accept},
 		"IPv6 beside":      {with(func(m *sdk.Message) { m.ClientAddr = "2001:db8::2" }), sdk.Defer},
 		"name":             {with(func(m *sdk.Message) { m.ClientName = "Good.Example.NET." }), sdk.Accept},
+		"name with a dot":  {with(func(m *sdk.Message) { m.ClientName = "dot.example.net" }), sdk.Accept},
 		"below a domain":   {with(func(m *sdk.Message) { m.ClientName = "a.b.example.com" }), sdk.Accept},
 		"a longer name":    {with(func(m *sdk.Message) { m.ClientName = "evilexample.com" }), sdk.Defer},
 		"no name":          {with(func(m *sdk.Message) { m.ClientName = "" }), sdk.Defer},
@@ -273,6 +274,30 @@ func TestConfigureComplains(t *testing.T) {
 			t.Errorf("%s = %v: %v", key, value, err)
 			_ = p.Close()
 		}
+	}
+}
+
+// TestMistypedExceptions: what can never be met is told, each with its place in the list.
+func TestMistypedExceptions(t *testing.T) {
+	for key, list := range map[string][]any{
+		"exempt_clients": {
+			"192.0.2.256", "192.0.2", "192.0.2.0-24", "192.0.2.0/33", "*.example.com", "..", ".", "", "..example.com", "a..example", "a b", "x@example.com",
+			"[192.0.2.1]", "2001:db8:::1",
+		},
+		"exempt_senders": {"nobody", "@", "a@", ""}, "exempt_recipients": {"example.com"},
+	} {
+		p := New().(*plugin)
+		err := p.Configure(context.Background(), sdk.Settings{Config: map[string]any{key: list}, CheckOnly: true})
+		for i, word := range list {
+			if want := fmt.Sprintf("%s[%d]: %q, expected", key, i+1, word); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v\nhas no %s", err, want)
+			}
+		}
+	}
+	p := New().(*plugin)
+	good := []any{"localhost", "_mx.example.com", ".xn--bcher-kva.example", "mail-1.4u.example", "1.2.3.4.in-addr.arpa"}
+	if err := p.Configure(context.Background(), sdk.Settings{Config: map[string]any{"exempt_clients": good}, CheckOnly: true}); err != nil {
+		t.Error(err)
 	}
 }
 
