@@ -186,6 +186,8 @@ func (p *plugin) ask(ctx context.Context, of kind, subjects []subject) (sdk.Verd
 	return verdict(append(hits, broken...))
 }
 
+var errRefused = errors.New("the list refuses to answer (127.0.0.1)")
+
 var errBroken = errors.New("not believed: it lists what no list may have (RFC 5782 section 5)")
 
 // maxAtOnce bounds the questions to DNS that one message has under way.
@@ -206,6 +208,10 @@ func (h *heard) take(q hit) {
 	if q.err != nil {
 		h.failed = q.err
 		h.silent = h.silent || errors.Is(q.err, errSilent)
+		return
+	}
+	if slices.ContainsFunc(q.answers, h.list.refuses) {
+		h.failed = errRefused
 		return
 	}
 	h.answered = true

@@ -109,9 +109,10 @@ func connect(addr string) *sdk.Message {
 var lists = map[string]any{
 	"bl.example": map[string]any{"weight": 4.0},
 	"zen.example": map[string]any{
-		"weight": int64(0), "answers": map[string]any{"127.0.0.2": 5.0, "127.0.0.8/29": 2.5}, "refuse": true, "text": "{what} blocked, see {zone}",
+		"weight": int64(0), "answers": map[string]any{"127.0.0.2": 5.0, "127.0.0.8/29": 2.5, "127.0.0.9": 0.0}, "refuse": true, "text": "{what} blocked, see {zone}",
 	},
 	"good.example": map[string]any{"weight": -3.0, "refuse": true},
+	"one.example":  map[string]any{"answers": map[string]any{"127.0.0.1": 1.5}},
 	"dead.example": map[string]any{"weight": 1.0},
 }
 
@@ -121,6 +122,10 @@ func TestClients(t *testing.T) {
 		"2.2.0.192.zen.example":   {"127.0.0.2", "127.0.0.10"},
 		"3.2.0.192.zen.example":   {"127.0.0.10"},
 		"4.2.0.192.zen.example":   {"127.0.0.3"}, // not in its answers
+		"12.2.0.192.bl.example":   {"127.0.0.1"}, // "you may not ask"
+		"13.2.0.192.zen.example":  {"127.0.0.9"}, // names it to leave it out
+		"14.2.0.192.zen.example":  {"127.0.0.9", "127.0.0.10"},
+		"15.2.0.192.one.example":  {"127.0.0.1"}, // it means something by it
 		"5.2.0.192.good.example":  {"127.0.10.1"},
 		"6.2.0.192.bl.example":    {"192.0.2.99"}, // a resolver that lies
 		"7.2.0.192.bl.example":    {"127.255.255.254"},
@@ -146,6 +151,10 @@ func TestClients(t *testing.T) {
 		"a list of good":    {"192.0.2.5", -3, sdk.Accept, "DNSBL_GOOD_EXAMPLE"},
 		"a lie":             {"192.0.2.6", 0, sdk.Accept, "DNSBL_FAILED"},
 		"an error code":     {"192.0.2.7", 0, sdk.Accept, "DNSBL_FAILED"},
+		"a refusal":         {"192.0.2.12", 0, sdk.Accept, "DNSBL_FAILED"},
+		"left out":          {"192.0.2.13", 0, sdk.Accept, ""},
+		"left out beside":   {"192.0.2.14", 2.5, sdk.Reject, "DNSBL_ZEN_EXAMPLE"},
+		"127.0.0.1 named":   {"192.0.2.15", 1.5, sdk.Accept, "DNSBL_ONE_EXAMPLE"},
 		"over TCP":          {"192.0.2.8", 4, sdk.Accept, "DNSBL_BL_EXAMPLE"},
 		"SERVFAIL":          {"192.0.2.9", 0, sdk.Accept, "DNSBL_FAILED"},
 		"silence":           {"192.0.2.10", 0, sdk.Accept, "DNSBL_FAILED"},
@@ -321,6 +330,11 @@ func TestConfigureComplains(t *testing.T) {
 		"addresses.bl.example.wieght":           {"addresses": map[string]any{"bl.example": map[string]any{"wieght": 1.0}}},
 		"addresses.bl.example.answers.10.0.0.1": {"addresses": map[string]any{"bl.example": map[string]any{"answers": map[string]any{"10.0.0.1": 1.0}}}},
 		"domains.nodots":                        {"domains": map[string]any{"nodots": map[string]any{}}},
+		"domains.a b.example":                   {"domains": map[string]any{"a b.example": map[string]any{}}},
+		"domains.http://bl.example":             {"domains": map[string]any{"http://bl.example": map[string]any{}}},
+		"domains.bl.example.symbol":             {"domains": map[string]any{"bl.example": map[string]any{"symbol": ""}}},
+		"addresses.bl.example.symbol":           {"addresses": map[string]any{"bl.example": map[string]any{"symbol": "A B"}}},
+		"addresses.bl.example.weight":           {"addresses": map[string]any{"bl.example": map[string]any{"weight": int64(0), "refuse": true}}},
 	} {
 		p := New().(*plugin)
 		err := p.Configure(context.Background(), sdk.Settings{Config: config})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -86,20 +87,40 @@ func decodeLists(key string, tables map[string]map[string]any) (map[string]List,
 	for zone, table := range tables {
 		l := List{Weight: 1, Text: defaultText, Symbol: symbolOf(zone), Test: true}
 		at := key + "." + zone
-		problems = append(problems, below(at, sdk.Settings{Config: table}.Decode(&l)))
-		if _, ok := dns.IsDomainName(zone); !ok || len(zone) > 180 || !strings.Contains(zone, ".") {
-			problems = append(problems, &sdk.SettingError{Key: at, Problem: fmt.Sprintf("%q is no domain name", zone)})
-		}
-		for pattern := range l.Answers {
-			if _, err := parsePattern(pattern); err != nil {
-				problems = append(problems, &sdk.SettingError{
-					Key: at + ".answers." + pattern, Problem: "expected an address or network in 127.0.0.0/8",
-				})
-			}
-		}
+		problems = append(problems, below(at, sdk.Settings{Config: table}.Decode(&l)), l.check(at, zone))
 		lists[zone] = l
 	}
 	return lists, errors.Join(problems...)
+}
+
+// check looks at one list, whose table is at that key.
+func (l *List) check(at, zone string) error {
+	var problems []error
+	bad := func(key, format string, args ...any) {
+		problems = append(problems, &sdk.SettingError{Key: key, Problem: fmt.Sprintf(format, args...)})
+	}
+	if _, ok := dns.IsDomainName(zone); !ok || len(zone) > 180 || !strings.Contains(zone, ".") || strings.ContainsFunc(zone, notInZone) {
+		bad(at, "%q is no domain name", zone)
+	}
+	counts := l.Weight != 0
+	for pattern, weight := range l.Answers {
+		counts = counts || weight != 0
+		if _, err := parsePattern(pattern); err != nil {
+			bad(at+".answers."+pattern, "expected an address or network in 127.0.0.0/8")
+		}
+	}
+	if !counts {
+		bad(at+".weight", "0, and no answer has another: the list would neither count nor refuse anything")
+	}
+	if l.Symbol == "" || len(l.Symbol) > 100 || strings.ContainsFunc(l.Symbol, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		bad(at+".symbol", "%q, expected a word in ASCII of at most 100 octets", l.Symbol)
+	}
+	return errors.Join(problems...)
+}
+
+// notInZone reports whether a character has no place in the name of a list.
+func notInZone(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
 }
 
 // below puts the path of a table in front of the keys of complaints.
@@ -187,14 +208,21 @@ func (s *Settings) lists() []*list {
 	return out
 }
 
-// weight returns what an answer counts, and false for one that does not.
+// weight returns what an answer counts, and false for one that does not, as the administrator says.
 func (l *list) weight(answer netip.Addr) (float64, bool) {
 	for _, p := range l.patterns {
 		if p.answers.Contains(answer) {
-			return p.weight, true
+			return p.weight, p.weight != 0
 		}
 	}
 	return l.other, l.other != 0
+}
+
+// refuses reports whether an answer says "you may not ask me", as 127.0.0.1 does at URIBL, SURBL and others: an administrator whose list
+// means something else by it says what, in answers.
+func (l *list) refuses(answer netip.Addr) bool {
+	named := slices.ContainsFunc(l.patterns, func(p pattern) bool { return p.answers.Contains(answer) })
+	return answer == netip.AddrFrom4([4]byte{127, 0, 0, 1}) && !named
 }
 
 func (l *list) reply(s subject) *sdk.Reply {
