@@ -7,7 +7,7 @@
 //	204                                      nothing to say against it
 //	200 with X-Infection-Found, X-Virus-ID
 //	    or X-Violations-Found                what these fields name was found
-//	200 with an HTTP status of 400 and more  it was blocked, without a name
+//	200 with an HTTP status of 300 and more  it was blocked, without a name
 //	200 with the same octets                 nothing to say (a server that knows no 204)
 //	200 with other octets                    it was changed, which is a finding: mail is not cleaned
 //	everything else                          a failure
@@ -80,6 +80,8 @@ func (s *Settings) place() (dial.Address, error) {
 		return dial.Address{}, fmt.Errorf("the scheme is %q", u.Scheme)
 	case u.Hostname() == "" || strings.Trim(u.Path, "/") == "" || u.User != nil:
 		return dial.Address{}, errors.New("no host, no service, or a user")
+	case u.Fragment != "" || strings.ContainsFunc(s.URL, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return dial.Address{}, errors.New("a space, a fragment, or a character that is not ASCII") // it goes into the request as it is
 	}
 	port := u.Port()
 	if port == "" {

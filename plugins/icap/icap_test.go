@@ -135,6 +135,7 @@ func TestAnswers(t *testing.T) {
 		failure string
 	}{
 		"204":               {fixed("ICAP/1.0 204 No Content\r\nISTag: \"x\"\r\n\r\n"), sdk.Accept, "", ""},
+		"a redirection":     {fixed("ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, null-body=40\r\n\r\nHTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n"), sdk.Reject, "", ""},
 		"204 of 1.1":        {fixed("ICAP/1.1 204 Unmodified\r\n\r\n"), sdk.Accept, "", ""},
 		"the same back":     {func(b []byte) string { return with("", "200 OK", b) }, sdk.Accept, "", ""},
 		"something else":    {func(b []byte) string { return with("", "200 OK", append(b, '!')) }, sdk.Reject, "", ""},
@@ -202,7 +203,7 @@ func TestWhatIsSent(t *testing.T) {
 			}
 		}
 		if !strings.HasPrefix(icap, strings.ToUpper(method)+" "+f.url+" ICAP/1.0\r\n") || fields.Get("Allow") != "204" ||
-			fields.Get("X-Client-IP") != m.ClientAddr || fields.Get("X-Evil") != "" {
+			fields.Get("X-Client-IP") != m.ClientAddr || fields.Get("X-Evil") != "" || fields.Get("X-Authenticated-User") != "TG9jYWw6Ly9hDQpYLUV2aWw6IGI=" {
 			t.Errorf("%s: %s", method, icap)
 		}
 		body := fmt.Sprintf("-body=%d", len(http))
@@ -233,6 +234,19 @@ func TestConnections(t *testing.T) {
 		if _, err := p.Ask(context.Background(), sdktest.Mail("x")); err != nil {
 			t.Fatalf("question %d: %v", i+1, err)
 		}
+	}
+}
+
+// TestOptionsBody: what may follow an answer to OPTIONS, at once or later, is not taken for the answer about a message.
+func TestOptionsBody(t *testing.T) {
+	f := startFake(t, &fake{answer: fixed("ICAP/1.0 204 No Content\r\nEncapsulated: null-body=0\r\n\r\n")})
+	p := start(t, f, nil)
+	v, err := p.Ask(context.Background(), &sdk.Message{Phase: sdk.PhaseEvent, Event: &sdk.Event{Kind: sdk.EventCommand, Words: []string{"options"}}})
+	if err != nil || len(v.Reasons) == 0 || !strings.Contains(v.Reasons[0].Text, "204") {
+		t.Fatalf("%+v %v", v, err)
+	}
+	if _, err := p.Ask(context.Background(), sdktest.Mail("x")); err != nil || f.accepted.Load() != 2 {
+		t.Errorf("%v, %d connections", err, f.accepted.Load())
 	}
 }
 
@@ -305,7 +319,8 @@ func TestConfigureComplains(t *testing.T) {
 			t.Errorf("%s = %v: %v", key, value, err)
 		}
 	}
-	for _, bad := range []string{"icap://", "icap://host", "icap://host/", "icap://u:p@host/x", "icap://host:0/x", "icap://host:99999/x", "%"} {
+	for _, bad := range []string{"icap://", "icap://host", "icap://host/", "icap://u:p@host/x", "icap://host:0/x", "icap://host:99999/x", "%",
+		"icap://host/av scan", "icap://host/x#y", "icap://host/\u00e9"} {
 		if err := New().Configure(context.Background(), sdk.Settings{Config: map[string]any{"url": bad}}); err == nil {
 			t.Errorf("%q is taken", bad)
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash"
@@ -140,8 +141,8 @@ func (p *plugin) head(m *sdk.Message) string {
 	if p.settings.ClientIP && m.ClientAddr != "" {
 		fmt.Fprintf(&b, "X-Client-IP: %s\r\n", plain.Value(m.ClientAddr))
 	}
-	if m.Login != "" {
-		fmt.Fprintf(&b, "X-Authenticated-User: %s\r\n", plain.Value(m.Login))
+	if m.Login != "" { // a URI in base64 (draft-stecher-icap-subid-00 section 3.4); c-icap and others decode it
+		fmt.Fprintf(&b, "X-Authenticated-User: %s\r\n", base64.StdEncoding.EncodeToString([]byte("Local://"+m.Login)))
 	}
 	fmt.Fprintf(&b, "Encapsulated: %s\r\n\r\n%s", encapsulated, http)
 	return b.String()
@@ -261,7 +262,7 @@ func (a *answer) means(sent hash.Hash) (finding, error) {
 	if a.status == 204 {
 		return finding{}, nil
 	}
-	if a.http >= 400 {
+	if a.http >= 300 { // a page that says why, or leads to one
 		return finding{changed: fmt.Sprintf("the server blocks it with HTTP status %d", a.http)}, nil
 	}
 	switch {
@@ -327,7 +328,7 @@ func (p *plugin) options(ctx context.Context) (status string, fields textproto.M
 			return fmt.Errorf("read the ICAP server's answer: %w", err)
 		}
 		status, fields = a.line, a.fields
-		return nil
+		return c.Close() // a body may follow (opt-body, RFC 3507 section 4.10.2), and would be taken for the next answer
 	})
 	return status, fields, err
 }
