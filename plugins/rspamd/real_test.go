@@ -45,6 +45,7 @@ worker "controller" {
 }
 .include "$CONFDIR/metrics.conf"
 .include "$CONFDIR/actions.conf"
+lua = "%[1]s/rules.lua";
 classifier "bayes" {
   tokenizer { name = "osb"; }
   backend = "sqlite3";
@@ -78,7 +79,7 @@ func startReal(t *testing.T) (dir, controller string) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
 	controller = "http://127.0.0.1:" + port
-	for name, text := range map[string]string{"rspamd.conf": fmt.Sprintf(realConfig, dir, port), "tld": "com\norg\ntest\n"} {
+	for name, text := range map[string]string{"rspamd.conf": fmt.Sprintf(realConfig, dir, port), "tld": "com\norg\ntest\n", "rules.lua": realRules} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/net/idna"
+
 	"github.com/sluicemail/sluice/plugins/internal/plain"
 	"github.com/sluicemail/sluice/sdk"
 )
@@ -30,9 +32,9 @@ func scanHeader(m *sdk.Message, set *settings) http.Header {
 		h.Set("Hostname", "unknown") // rspamd's word for an address without a verified name
 		put("Hostname", m.ClientName)
 	}
-	h.Set("From", "<"+plain.Value(m.Sender)+">") // with brackets, or the null sender would be no field at all
+	h.Set("From", "<"+plain.Value(mailAddress(m.Sender))+">") // with brackets, or the null sender would be no field at all
 	for _, r := range m.Recipients[:min(len(m.Recipients), maxRecipients)] {
-		h.Add("Rcpt", "<"+plain.Value(r.Address)+">")
+		h.Add("Rcpt", "<"+plain.Value(mailAddress(r.Address))+">")
 	}
 	if len(m.Recipients) == 1 {
 		put("Deliver-To", mailbox(&m.Recipients[0])) // whose statistics and settings count
@@ -45,6 +47,16 @@ func scanHeader(m *sdk.Message, set *settings) http.Header {
 	put("Settings-ID", set.SettingsID)
 	put("Settings", set.Settings)
 	return h
+}
+
+// mailAddress is an address with its domain as DNS has it (RFC 5890 section 2.3.2.1): rspamd 3 reads no others, and takes a message
+// whose sender it cannot read for one without. For a local part that is not ASCII there is no other form.
+func mailAddress(address string) string {
+	at := strings.LastIndexByte(address, '@') + 1
+	if ascii, err := idna.Lookup.ToASCII(address[at:]); err == nil && ascii != "" {
+		return address[:at] + ascii
+	}
+	return address
 }
 
 // learnHeader returns the header of a request to learn a message.

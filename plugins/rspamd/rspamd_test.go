@@ -366,7 +366,7 @@ func TestConfigure(t *testing.T) {
 	}{
 		"colour":              {"red", "colour: unknown key"},
 		"url":                 {"localhost:11333", "url: \"localhost:11333\", expected"},
-		"controller":          {"http://user:pass@host/", "controller: "},
+		"controller":          {"http://user:pass@host:1/", "controller: "},
 		"controller_password": {"x", "controller_password: there is no controller"},
 		"timeout":             {"-1s", "timeout: -1s, expected"},
 		"scale":               {0.0, "scale: 0, expected"},
@@ -378,6 +378,11 @@ func TestConfigure(t *testing.T) {
 		err := sdktest.Configure(t, New(), map[string]any{key: c.value})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s = %v: %v, want %q", key, c.value, err, c.want)
+		}
+	}
+	for _, bad := range []string{"http://127.0.0.1:99999", "http://127.0.0.1:0/", "https://host:x"} {
+		if err := sdktest.Configure(t, New(), map[string]any{"url": bad}); err == nil || !strings.Contains(err.Error(), "url: ") {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 	for _, good := range []map[string]any{nil, {"url": "https://rspamd.example.test/behind/proxy/", "settings": "{}"}, {"url": "unix:/run/rspamd.sock"}} {

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,6 +122,12 @@ func parseEndpoint(key, text, dir string) (endpoint, error) {
 		return endpoint{url: "http://rspamd", unix: &at}, nil
 	}
 	u, err := url.Parse(text)
+	if err == nil && u.Port() != "" {
+		var port uint64
+		if port, err = strconv.ParseUint(u.Port(), 10, 16); port == 0 {
+			err = errors.New("no port")
+		}
+	}
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return endpoint{}, &sdk.SettingError{
 			Key: key, Problem: fmt.Sprintf("%q, expected \"http://host:port\", \"https://host:port\" or \"unix:/path\"", text),
