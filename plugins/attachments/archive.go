@@ -33,7 +33,7 @@ const maxDictionary = 64 << 20
 
 func archives() map[string]func(*look, *archive) error {
 	return map[string]func(*look, *archive) error{
-		"zip": lookZip, "zip behind": lookZipBehind, "tar": lookTar, "rar": lookRar, "7z": look7z, "tnef": lookTNEF, "message": lookMessage,
+		"zip": lookZip, "zip behind": lookZipBehind, "rar behind": lookBehind(rarHead, lookRar), "7z behind": lookBehind(sevenHead, look7z), "tar": lookTar, "rar": lookRar, "7z": look7z, "tnef": lookTNEF, "message": lookMessage,
 		"gzip":  single(func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }),
 		"bzip2": single(func(r io.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }),
 		"xz":    single(newXz),
@@ -44,6 +44,41 @@ func archives() map[string]func(*look, *archive) error {
 			}
 			return d.IOReadCloser(), nil
 		}),
+	}
+}
+
+// How rar and 7z begin. Their programs look for it behind whatever a file begins with, in its first megabyte or more.
+const (
+	rarHead   = "Rar!\x1a\x07"
+	sevenHead = "7z\xbc\xaf\x27\x1c"
+	maxFront  = 8 << 20
+)
+
+// archivesBehind returns the archives that have something else in front, in a file that is none of those that are looked into.
+func archivesBehind(file *kept, found string) (kinds []string) {
+	if archives()[found] != nil {
+		return nil
+	}
+	for kind, head := range map[string]string{"rar behind": rarHead, "7z behind": sevenHead} {
+		if find(file, []byte(head), maxFront) > 0 {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
+// lookBehind looks into an archive from where its head is.
+func lookBehind(head string, open func(*look, *archive) error) func(*look, *archive) error {
+	return func(l *look, a *archive) error {
+		at := max(0, find(a.file, []byte(head), maxFront))
+		rest, err := keep(io.NewSectionReader(a.file, at, a.file.size-at), a.file.size-at)
+		if err != nil {
+			return err
+		}
+		defer rest.close()
+		inner := *a
+		inner.file = rest
+		return open(l, &inner)
 	}
 }
 

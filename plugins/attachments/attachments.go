@@ -7,8 +7,7 @@
 // them is looked at too: every name and encoding of a repeated field, what stands before, between and behind the parts,
 // multiparts and messages in base64 or quoted-printable, messages attached as files, uuencode, yEnc and TNEF. Archives (zip and everything built on it, tar,
 // gzip, bzip2, xz, zstd, rar, 7z) are looked into within limits on depth, ratio, files, octets
-// and time; nothing is ever written under a name of the archive's. Of 7z only the list of
-// files is read.
+// and time; nothing is ever written under a name of the archive's.
 //
 // Each kind of finding has an action in the settings; the strongest wins. What a type
 // claims and what its octets are is judged by both: a program that calls itself a picture is a

@@ -275,6 +275,18 @@ func Test7z(t *testing.T) {
 		if v := ask(t, configured(t, nil), file{name: "a.7z", octets: octets}); symbols(v) != c.want {
 			t.Errorf("%s: %q, want %q: %+v", name, symbols(v), c.want, v.Reasons)
 		}
+		for _, front := range []string{"GIF89a", "begin", strings.Repeat("\x01", 1<<20-3)} {
+			if v := ask(t, configured(t, nil), file{name: "a.txt", octets: append([]byte(front), octets...)}); symbols(v) != c.want {
+				t.Errorf("%s behind %.6q: %q, want %q: %+v", name, front, symbols(v), c.want, v.Reasons)
+			}
+		}
+		if v := ask(t, configured(t, nil), file{name: "a.7z.001", octets: octets[:len(octets)-1]}); symbols(v) != "UNREADABLE" || v.Action != sdk.Quarantine {
+			t.Errorf("%s, a part of it: %v %+v", name, v.Action, v.Reasons)
+		}
+		binary.LittleEndian.PutUint64(octets[20:], maxHeader7z+1)
+		if v := ask(t, configured(t, nil), file{name: "a.7z", octets: octets}); symbols(v) != "UNREADABLE" {
+			t.Errorf("%s with a large header: %+v", name, v.Reasons)
+		}
 	}
 }
 

@@ -205,7 +205,7 @@ func (l *look) unread(where, what string, err error) {
 		l.find(encrypted, where, what+" is encrypted")
 	case errors.Is(err, zip.ErrAlgorithm), errors.Is(err, rardecode.ErrMultiVolume), errors.Is(err, rardecode.ErrUnknownVersion),
 		errors.Is(err, rardecode.ErrUnsupportedDecoder), errors.Is(err, rardecode.ErrUnknownDecoder), errors.Is(err, rardecode.ErrDictionaryTooLarge),
-		errors.Is(err, errWindow), strings.Contains(err.Error(), "unsupported compression"):
+		errors.Is(err, errWindow), errors.Is(err, errClosed7z), strings.Contains(err.Error(), "unsupported compression"):
 		l.find(unreadable, where, what+" cannot be looked into: "+printable(err.Error()))
 	default:
 		l.find(damaged, where, what+" does not read: "+printable(err.Error()))
@@ -258,6 +258,7 @@ func (l *look) octetsOf(where, name string, file *kept, packed int64, depth int,
 	if found != "zip" && endsAsZip(file) { // a zip may have anything in front
 		kinds = append(kinds, "zip behind")
 	}
+	kinds = append(kinds, archivesBehind(file, found)...)
 	for _, kind := range kinds {
 		l.open(kind, where, name, file, packed, depth)
 	}

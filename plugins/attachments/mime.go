@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -67,17 +69,22 @@ func headerBlock(raw []byte) block {
 // maxNames is how many names of one field are judged.
 const maxNames = 50
 
-// fileNames returns the values of every parameter name and filename of a field, decoded: each as it is, and
-// the pieces of one put together (RFC 2231 section 3).
+// fileNames returns the values of every parameter name and filename of a field, decoded: each as it is, up to where it ends for
+// who reads no further, and the pieces of one put together by their numbers (RFC 2231 section 3) and as they come.
 func fileNames(value string) []string {
 	var names []string
 	whole := map[string]string{}
+	numbered := map[string]map[int]string{}
+	words := &mime.WordDecoder{CharsetReader: func(_ string, r io.Reader) (io.Reader, error) { return r, nil }} // an ending is ASCII in all of them
 	for _, item := range splitQuoted(value) {
 		key, text, ok := strings.Cut(item, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
 		base, _, pieces := strings.Cut(key, "*")
 		if !ok || base != "name" && base != "filename" || len(names) >= maxNames {
 			continue
+		}
+		if first := firstValue(text); first != "" && first != unquoted(text) {
+			names = append(names, first)
 		}
 		text = unquoted(text)
 		if strings.HasSuffix(key, "*") {
@@ -88,16 +95,49 @@ func fileNames(value string) []string {
 				text = plain
 			}
 		}
+		if number, err := strconv.Atoi(strings.Trim(strings.TrimPrefix(key, base), "*")); pieces && err == nil {
+			if numbered[base] == nil {
+				numbered[base] = make(map[int]string)
+			}
+			numbered[base][number] = text
+		}
 		if pieces && key != base+"*" {
 			whole[base] += text
 			text = whole[base]
 		}
 		names = append(names, text)
-		if decoded, err := new(mime.WordDecoder).DecodeHeader(text); err == nil && decoded != text {
+		if decoded, err := words.DecodeHeader(text); err == nil && decoded != text {
 			names = append(names, decoded)
 		}
 	}
+	for _, parts := range numbered {
+		text := ""
+		for _, number := range slices.Sorted(maps.Keys(parts)) {
+			text += parts[number]
+		}
+		names = append(names, text)
+	}
 	return names
+}
+
+// firstValue is a parameter's value for a program that ends at the closing quote, or without quotes at the first blank or comment.
+func firstValue(text string) string {
+	text = strings.TrimSpace(text)
+	if inner, ok := strings.CutPrefix(text, `"`); ok {
+		for i := 0; i < len(inner); i++ {
+			switch inner[i] {
+			case '\\':
+				i++
+			case '"':
+				return unquoted(inner[:i])
+			}
+		}
+		return ""
+	}
+	if end := strings.IndexAny(text, " \t("); end >= 0 {
+		return text[:end]
+	}
+	return ""
 }
 
 // splitQuoted splits at semicolons outside quotes; a quote that is never closed holds none.

@@ -39,6 +39,9 @@ func look7z(l *look, a *archive) error {
 	return nil
 }
 
+// errClosed7z: other programs may well read it.
+var errClosed7z = errors.New("an archive that only others read")
+
 // maxHeader7z is the largest header of a 7z archive that is read, in octets.
 const maxHeader7z = 8 << 20
 
@@ -70,8 +73,11 @@ func header7z(file *kept) ([]byte, error) {
 
 // part7z reads octets at an offset behind the start header.
 func part7z(file *kept, off, size uint64) ([]byte, error) {
-	if size > maxHeader7z || off > uint64(file.size) || int64(off)+32+int64(size) > file.size {
-		return nil, errors.New("the header is not where it should be, or too large")
+	switch {
+	case size > maxHeader7z:
+		return nil, fmt.Errorf("%w: its header has %d octets", errClosed7z, size)
+	case off > uint64(file.size) || int64(off)+32+int64(size) > file.size:
+		return nil, fmt.Errorf("%w: its header is not in it, as in one of several volumes", errClosed7z)
 	}
 	b := make([]byte, size)
 	if _, err := file.ReadAt(b, int64(off)+32); err != nil && !errors.Is(err, io.EOF) {
@@ -94,14 +100,14 @@ func unpackHeader(file *kept, info []byte) ([]byte, error) {
 	packed := n.next()
 	i := bytes.Index(n.rest, []byte{0x23, 3, 1, 1, 5})
 	if n.bad || i < 0 || len(n.rest) < i+11 {
-		return nil, errors.New("the header is packed in an unknown way")
+		return nil, fmt.Errorf("%w: its header is packed in an unknown way", errClosed7z)
 	}
 	properties := n.rest[i+5 : i+10]
 	n.rest = n.rest[i+10:]
 	n.expect(0x0c) // kCodersUnpackSize
 	size := n.next()
 	if n.bad || size > maxHeader7z {
-		return nil, errors.New("the header is packed in an unknown way, or too large")
+		return nil, fmt.Errorf("%w: its header is packed in an unknown way, or unpacks to %d octets", errClosed7z, size)
 	}
 	raw, err := part7z(file, position, packed)
 	if err != nil {

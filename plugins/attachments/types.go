@@ -2,6 +2,7 @@ package attachments
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,20 +165,24 @@ func wide(s string) []byte {
 	return out
 }
 
-// contains searches a file in pieces.
-func contains(file *kept, needle []byte) bool {
-	r := file.reader()
+func contains(file *kept, needle []byte) bool { return find(file, needle, file.size) >= 0 }
+
+// find searches the first octets of a file in pieces, and returns where it found something, or -1.
+func find(file *kept, needle []byte, limit int64) int64 {
+	r := io.NewSectionReader(file, 0, min(file.size, limit))
 	buf := make([]byte, 64<<10)
-	have := 0
+	have, from := 0, int64(0) // from is where buf begins
 	for {
 		n, err := r.Read(buf[have:])
-		if have += n; bytes.Contains(buf[:have], needle) {
-			return true
+		have += n
+		if i := bytes.Index(buf[:have], needle); i >= 0 {
+			return from + int64(i)
 		}
 		if err != nil {
-			return false
+			return -1
 		}
 		if have > len(needle) {
+			from += int64(have - len(needle))
 			have = copy(buf, buf[have-len(needle):have])
 		}
 	}
