@@ -66,12 +66,15 @@ func askAll(list []asking) {
 
 func (a *asking) prepare() {
 	a.sink.closed = true
+	if a.over {
+		return
+	}
 	if errors.Is(a.ctx.Err(), context.DeadlineExceeded) { // RULES C2
 		a.Failure, a.over = &Failure{FailTimeout, errNotReached}, true
 		return
 	}
 	a.q.NewBody = func() (io.Writer, error) {
-		a.sink.open(a.via, a.q.Phase, a.Asker.Manifest())
+		a.sink.open(a.via, a.q.Phase)
 		return &a.sink, nil
 	}
 }
@@ -96,7 +99,7 @@ func (a *asking) ask() (sdk.Verdict, time.Duration, error) {
 func (a *asking) finish(wait func() (sdk.Verdict, time.Duration, error)) {
 	defer a.catch()
 	verdict, took, err := wait()
-	a.Took = took
+	a.Took, a.by = took, a.q.By
 	body, bad := a.sink.close()
 	a.Body = body
 	if err == nil && bad != nil {

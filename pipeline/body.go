@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"slices"
 	"sync"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -49,8 +48,9 @@ type bodySink struct {
 }
 
 // open begins a body; one that was begun before is forgotten, since a plugin that died
-// is asked again. It is taken in where it may be asked for, and thrown away elsewhere.
-func (s *bodySink) open(via *Pipeline, phase sdk.Phase, manifest sdk.Manifest) {
+// is asked again. It is taken in where it may be asked for, and thrown away elsewhere: by the host already
+// if the manifest of whoever sends it does not announce one.
+func (s *bodySink) open(via *Pipeline, phase sdk.Phase) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -67,7 +67,7 @@ func (s *bodySink) open(via *Pipeline, phase sdk.Phase, manifest sdk.Manifest) {
 	if via.MaxSize > 0 {
 		s.left = via.MaxSize + ownFields
 	}
-	if phase == sdk.PhaseContent && via.Blobs != nil && slices.Contains(manifest.Changes, sdk.ReplaceBody) {
+	if phase == sdk.PhaseContent && via.Blobs != nil {
 		s.spool = via.Blobs.NewSpool()
 	}
 }

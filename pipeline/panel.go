@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +32,16 @@ type Answer struct {
 	Failure    *Failure
 	Took       time.Duration
 
-	panicked any // what Ask panicked with, and where
+	by       *sdk.Manifest // of the version that answered, where that is not the Asker's
+	panicked any           // what Ask panicked with, and where
+}
+
+// Manifest returns what the version of the plugin that answered says about itself: the changes that it may make are its own.
+func (a *Answer) Manifest() sdk.Manifest {
+	if a.by != nil {
+		return *a.by
+	}
+	return a.Asker.Manifest()
 }
 
 // For returns what the answer says about one recipient.
@@ -87,11 +97,13 @@ func (p *Panel) Ask(ctx context.Context, m *Message) []Answer {
 func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) []Answer {
 	answers := make([]Answer, 0, len(p.Askers)*len(questions))
 	for _, asker := range p.Askers {
-		if !has(asker.Manifest(), p.phase()) {
+		manifest := asker.Manifest()
+		lost := p.misplaced(&manifest)
+		if lost == nil && !has(manifest, p.phase()) {
 			continue
 		}
 		for _, q := range questions {
-			answers = append(answers, Answer{Asker: asker, Recipients: q.Recipients})
+			answers = append(answers, Answer{Asker: asker, Recipients: q.Recipients, Failure: lost})
 		}
 	}
 	for _, q := range questions { // made here, once: the plugins only read it
@@ -102,7 +114,7 @@ func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) [
 	}
 	list := make([]asking, len(answers))
 	for i := range list {
-		list[i] = asking{Answer: &answers[i], ctx: ctx, q: *questions[i%len(questions)], via: via}
+		list[i] = asking{Answer: &answers[i], ctx: ctx, q: *questions[i%len(questions)], via: via, over: answers[i].Failure != nil}
 	}
 	askAll(list)
 	for i := range answers {
@@ -120,6 +132,30 @@ func (p *Panel) ask(ctx context.Context, via *Pipeline, questions []*Question) [
 		}
 	}
 	return kept
+}
+
+// misplaced returns the failure of a plugin that takes part in phases, and in none of those in which this stage asks: a scanner
+// that came back from a restart or a reload without its phase, or stands in the wrong list. It was named here to be asked, so its on_failure decides,
+// and nothing goes by unseen. Who is told events alone may stand anywhere.
+func (p *Panel) misplaced(m *sdk.Manifest) *Failure {
+	asks := [...]sdk.Phase{p.phase(), p.phase(), p.phase(), p.phase()}
+	switch {
+	case p.phase() != sdk.PhaseContent && p.phase() != sdk.PhaseRoute:
+		return nil // content will tell
+	case p.Stage == StageAntiSpam:
+		asks = [...]sdk.Phase{sdk.PhaseConnect, sdk.PhaseSender, sdk.PhaseRecipient, sdk.PhaseContent}
+	}
+	takesPart := false
+	for _, phase := range m.Phases {
+		if slices.Contains(asks[:], phase) {
+			return nil
+		}
+		takesPart = takesPart || phase != sdk.PhaseEvent
+	}
+	if !takesPart {
+		return nil
+	}
+	return &Failure{FailError, fmt.Errorf("it takes no part in %s, only in %v", p.phase(), m.Phases)}
 }
 
 // questionsOf groups the recipients that are not refused by version.

@@ -22,9 +22,13 @@ type Question struct {
 
 	// NewBody returns where the plugin's new body goes, for one Ask. It is an io.Writer
 	// whose error means that the body is larger than a message may be, or that there
-	// is no room for it now. Where the phase or the manifest allows no new body it is thrown away: the
+	// is no room for it now. Where the phase allows no new body it is thrown away: the
 	// change is refused, not the verdict.
 	NewBody func() (io.Writer, error)
+
+	// By is the manifest of the version that has answered, if Ask asked another one than Asker.Manifest is about: a canary.
+	// Ask sets it before it returns.
+	By *sdk.Manifest
 
 	envelope *sdk.Envelope
 	content  *blob.VariantReader

@@ -198,3 +198,96 @@ func TestNoteOfAShadow(t *testing.T) {
 		t.Error("noted after the trace was begun")
 	}
 }
+
+// TestWhoHasLostItsPhaseFails: a plugin that takes part in none of the phases of a stage that names it (a new version without
+// the phase, or the wrong list) is not passed over: its on_failure decides, and mail that goes on is stamped.
+func TestWhoHasLostItsPhaseFails(t *testing.T) {
+	connect, content, route := sdk.PhaseConnect, sdk.PhaseContent, sdk.PhaseRoute
+	for _, c := range []struct {
+		stage  string
+		phase  sdk.Phase
+		phases []sdk.Phase
+		want   string
+	}{
+		{StageAntiVirus, content, []sdk.Phase{connect}, "failed"},
+		{StageAntiVirus, content, []sdk.Phase{connect, content}, "asked"},
+		{StageAntiVirus, content, []sdk.Phase{route, sdk.PhaseEvent}, "failed"},
+		{StageAntiVirus, content, []sdk.Phase{sdk.PhaseEvent}, ""}, // it is told events alone
+		{StageAntiSpam, content, []sdk.Phase{connect}, ""},
+		{StageAntiSpam, content, []sdk.Phase{route}, "failed"},
+		{StageAntiSpam, connect, []sdk.Phase{route}, ""}, // content tells
+		{StageAntiSpam, connect, []sdk.Phase{connect}, "asked"},
+		{StageRoute, route, []sdk.Phase{content}, "failed"},
+		{StageRoute, route, nil, "asked"}, // it has never started
+	} {
+		one := &early{plugin: plugin{name: "one"}, phases: c.phases}
+		m := asked(t, alice)
+		p := &Panel{Stage: c.stage, Phase: c.phase, Askers: []Asker{one}}
+		answers := p.Ask(context.Background(), m)
+		got := ""
+		switch {
+		case len(answers) == 1 && one.asked == 1 && answers[0].Failure == nil:
+			got = "asked"
+		case len(answers) == 1 && one.asked == 0 && answers[0].Failure != nil && answers[0].Failure.Kind == FailError:
+			got = "failed"
+		case len(answers)+one.asked > 0:
+			got = "both"
+		}
+		if got != c.want {
+			t.Errorf("%s, %s, a plugin of %v: %q, expected %q", c.stage, c.phase, c.phases, got, c.want)
+		}
+	}
+	one := &early{plugin: plugin{name: "one"}, phases: []sdk.Phase{connect}}
+	b := newBench(t, staged(StageAntiVirus, one))
+	m := b.message(t, sdk.Stranger, alice)
+	if result := b.Submit(t.Context(), m); result.Committed || result.Reply.Code != 451 {
+		t.Errorf("%+v", result)
+	}
+	one.policy = map[FailureKind]sdk.Action{FailError: sdk.Accept}
+	m = b.message(t, sdk.Stranger, alice)
+	result := b.Submit(t.Context(), m)
+	if field, stamped := m.Recipients[0].Version.Get("X-Sluice-Unscanned"); !result.Committed || !stamped || !strings.Contains(string(field.Raw), "plugin=one") {
+		t.Errorf("%+v, %v", result, events(m))
+	}
+}
+
+// canaried is a plugin that has another version answer, with a manifest of its own.
+type canaried struct {
+	changer
+	by sdk.Manifest
+}
+
+func (c *canaried) Ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
+	q.By = &c.by
+	return c.changer.Ask(ctx, q)
+}
+
+// TestWhoAnswered: what a verdict may change, and which version the trace names, is a matter of the version that gave it.
+func TestWhoAnswered(t *testing.T) {
+	verdict := sdk.Verdict{
+		Changes:    []sdk.Change{{Kind: sdk.AddField, Name: "X-New", Value: "1"}, {Kind: sdk.ReplaceBody}},
+		Recipients: []sdk.RecipientVerdict{{Recipient: alice, Score: 1}},
+	}
+	for _, c := range []struct {
+		main, its []sdk.ChangeKind
+		want      string
+	}{
+		{nil, []sdk.ChangeKind{sdk.AddField, sdk.ReplaceBody}, "X-New: 1\r\n" + header + "new\r\n"},
+		{all(), []sdk.ChangeKind{sdk.AddField}, "X-New: 1\r\n" + header},
+		{all(), nil, header},
+	} {
+		got := make(map[string]string)
+		p := &canaried{changer{plugin: plugin{name: "p", changes: c.main, verdict: verdict}, body: "new\n"}, sdk.Manifest{Name: "p", Version: "2-new", Changes: c.its}}
+		b := newBench(t, staged(StageAntiVirus, p), peek(t, got))
+		m := b.message(t, sdk.Stranger, alice)
+		result := b.Submit(t.Context(), m)
+		if !result.Committed || !strings.HasPrefix(got[alice], c.want) || strings.Contains(got[alice], "new\r\n") != strings.Contains(c.want, "new\r\n") {
+			t.Errorf("%v of %v: %+v, %q", c.its, c.main, result.Reply, got)
+		}
+		for _, e := range m.Trace.Events() {
+			if e.Plugin == "p" && e.Version != "2-new" {
+				t.Errorf("the trace names version %q: %+v", e.Version, e)
+			}
+		}
+	}
+}

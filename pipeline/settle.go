@@ -59,7 +59,7 @@ const (
 // event is what the trace tells of an answer.
 func (p *Panel) event(a *Answer) trace.Event {
 	event := trace.Event{
-		At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Asker.Manifest().Version,
+		At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Manifest().Version,
 		Action: a.Verdict.Action.String(), Score: a.Verdict.Score, Reasons: a.Verdict.Reasons,
 		Detections: a.Verdict.Detections, Took: a.Took,
 	}
@@ -133,7 +133,7 @@ func contains(list []string, s string) bool {
 func (p *Panel) traceRecipients(m *Message, a *Answer) {
 	for _, r := range a.Verdict.Recipients {
 		m.Trace.Add(trace.Event{
-			At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Asker.Manifest().Version,
+			At: time.Now(), Stage: p.Stage, Plugin: a.Asker.Name(), Version: a.Manifest().Version,
 			Recipient: r.Recipient, Action: r.Action.String(), Score: r.Score,
 			Reasons: r.Reasons, Detections: r.Detections,
 		})

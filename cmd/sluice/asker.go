@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -50,7 +51,9 @@ func (a *asker) Ask(ctx context.Context, q *pipeline.Question) (sdk.Verdict, err
 		a.observe(q)
 		return sdk.Verdict{}, nil
 	}
-	verdict, _, err := a.plugin.Ask(ctx, question(q))
+	own := question(q)
+	verdict, _, err := a.plugin.Ask(ctx, own)
+	q.By = own.By
 	return outcome(verdict, err)
 }
 
@@ -116,8 +119,9 @@ func (a *asker) observe(q *pipeline.Question) {
 		own.Parsed = func() (*sdk.Parsed, error) { return parsed, err }
 	}
 	a.plugin.Observe(own, func(v sdk.Verdict, took time.Duration, err error) {
+		manifest := a.Manifest()
 		e := trace.Event{
-			At: time.Now(), Stage: a.stage, Plugin: a.Name(), Version: a.Manifest().Version, Took: took,
+			At: time.Now(), Stage: a.stage, Plugin: a.Name(), Version: cmp.Or(own.By, &manifest).Version, Took: took,
 			Action: "shadow " + v.Action.String(), Score: v.Score, Reasons: v.Reasons, Detections: v.Detections,
 			Text: "not obeyed: mode = shadow",
 		}

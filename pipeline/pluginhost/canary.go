@@ -2,12 +2,14 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemail/sluice/sdk"
@@ -69,7 +71,7 @@ const (
 // difference counts when it is both certain (4.5 standard errors, which chance alone reaches less than once in 100,000 tests) and large
 // enough to matter (5 of 100 verdicts, or half a point).
 type canary struct {
-	plugin *Plugin
+	plugin atomic.Pointer[Plugin] // another one only when a reload that had ended it was undone
 	main   string
 	share  uint32 // of 2^32
 
@@ -103,7 +105,9 @@ func (c *Canary) OwnProgram() bool { return len(c.Command) > 0 || c.Builtin != "
 func (c *Canary) OwnConfig() bool { return len(c.Config) > 0 }
 
 func newCanary(h *Host, c Config) *canary {
-	return &canary{plugin: newRole(h, c.Canary.version(c), ".canary"), main: c.Name, share: uint32(c.Canary.Share * math.MaxUint32)}
+	own := &canary{main: c.Name, share: uint32(c.Canary.Share * math.MaxUint32)}
+	own.plugin.Store(newRole(h, c.Canary.version(c), ".canary"))
+	return own
 }
 
 // chosen reports whether a question is the canary's.
@@ -122,6 +126,9 @@ func (c *canary) chosen(q *Question) bool {
 	if x > c.share {
 		return false
 	}
+	if m := c.plugin.Load().Manifest(); m.Name != "" && !slices.Contains(m.Phases, q.phase()) { // it has no opinion there
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.stopped
@@ -130,7 +137,8 @@ func (c *canary) chosen(q *Question) bool {
 // ask asks the canary in half of the time that there is, so that the plugin itself can be asked if it fails. A message
 // that it dies of is not suspected: it is asked again at once, of the other version.
 func (c *canary) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
-	patience := c.plugin.config.Timeout.Std()
+	plugin := c.plugin.Load()
+	patience := plugin.config.Timeout.Std()
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline)/2)
 	}
@@ -139,13 +147,17 @@ func (c *canary) ask(ctx context.Context, q *Question) (sdk.Verdict, error) {
 	own := *q
 	own.Key = nil
 	start := time.Now()
-	c.plugin.stats.asked.Add(1)
-	c.plugin.stats.inFlight.Add(1)
-	v, err := c.plugin.ask(limited, &own)
-	c.plugin.stats.inFlight.Add(-1)
-	c.plugin.stats.done(time.Since(start), kindOf(err))
-	if ctx.Err() == nil {
+	plugin.stats.asked.Add(1)
+	plugin.stats.inFlight.Add(1)
+	v, err := plugin.ask(limited, &own)
+	plugin.stats.inFlight.Add(-1)
+	plugin.stats.done(time.Since(start), kindOf(err))
+	if ctx.Err() == nil && !errors.Is(err, errMoved) { // a reload is replacing it
 		c.note(q, &v, err)
+	}
+	if err == nil {
+		manifest := plugin.Manifest()
+		q.By = &manifest
 	}
 	return v, err
 }
@@ -196,8 +208,9 @@ func (c *canary) giveUp(why string) {
 		return
 	}
 	c.stopped, c.why = true, why
-	c.plugin.log.Error("canary given up", "action", "all mail to the other version", "why", why)
-	c.plugin.host.options.Alert(c.main, sdk.Alert{
+	plugin := c.plugin.Load()
+	plugin.log.Error("canary given up", "action", "all mail to the other version", "why", why)
+	plugin.host.options.Alert(c.main, sdk.Alert{
 		Key: "plugin " + c.main + " canary", Text: fmt.Sprintf("The canary of plugin %s was given up: %s", c.main, why),
 	})
 }
@@ -284,7 +297,7 @@ func (c *canary) describe(share float64) *CanaryState {
 	if c == nil {
 		return nil
 	}
-	its := c.plugin.describe()
+	its := c.plugin.Load().describe()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := &CanaryState{

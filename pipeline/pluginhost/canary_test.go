@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,5 +130,87 @@ func TestDrift(t *testing.T) {
 		if why := drift(c.its, c.others); (why != "") != c.drifts {
 			t.Errorf("%s: %q", name, why)
 		}
+	}
+}
+
+// TestCanaryAnswersForItself: whoever asked is told what the canary that answered says about itself, and a canary is not asked in a phase
+// that it does not have.
+func TestCanaryAnswersForItself(t *testing.T) {
+	h := newHarness(t, "all", func(c *Config, o *Options) {
+		o.Builtins = []string{"all", "plain2"}
+		c.Canary = Canary{Builtin: "plain2", Share: 0.5}
+	})
+	h.ready(t)
+	counts := make(map[string]int)
+	for i := range 40 {
+		for _, phase := range []sdk.Phase{sdk.PhaseSender, sdk.PhaseContent} {
+			q := message("do: version\r\n\r\n")
+			q.Phase, q.Envelope.ID = phase, fmt.Sprintf("4F2K%04d", i)
+			v, kind := h.ask(t, q)
+			by := "1"
+			if q.By != nil {
+				by = q.By.Version
+			}
+			if kind != "" || phase == sdk.PhaseContent && v.Tags["version"] != by || phase == sdk.PhaseSender && (by != "1" || v.Tags["phase"] != "sender") {
+				t.Errorf("%s: %q, %v by version %s", phase, kind, v.Tags, by)
+			}
+			counts[string(phase)+" "+by]++
+		}
+	}
+	if counts["sender 1"] != 40 || counts["content 2"] < 10 || counts["content 1"] < 10 {
+		t.Errorf("%v", counts)
+	}
+	if s := h.canaryState(); s.State != stateReady || s.Failed > 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestCanaryReload: a canary that must be alone with its state hands over to its successor, though the plugin itself may overlap; and it
+// comes back if the reload is undone. Nobody's question fails meanwhile.
+func TestCanaryReload(t *testing.T) {
+	h := newReloadHarness(t, "overlap", func(c *Config, _ *Options) {
+		c.Canary = Canary{Builtin: "plain2", Share: 0.5, Config: map[string]any{"hold": true}}
+	})
+	var stop atomic.Bool
+	var askers sync.WaitGroup
+	for i := range 4 {
+		askers.Go(func() {
+			for n := 0; !stop.Load(); n++ {
+				q := message("do: version\r\n\r\n")
+				q.Envelope.ID = fmt.Sprintf("4F2K%d.%d", i, n)
+				if _, _, err := h.host.Plugin("t").Ask(t.Context(), q); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	t.Cleanup(func() {
+		stop.Store(true)
+		askers.Wait()
+	})
+	reload := func(share float64, settings map[string]any) error {
+		next := h.host.Plugin("t").Config()
+		next.Canary.Share, next.Canary.Config = share, settings
+		return h.host.Reload(t.Context(), []Config{next})
+	}
+	pid := h.canaryState().PID
+	if err := reload(0.4, map[string]any{"hold": true}); err != nil {
+		t.Errorf("a new share: %v", err)
+	}
+	s := h.canaryState()
+	if s.State != stateReady || s.PID == pid || alive(pid) {
+		t.Errorf("%+v, the old one was %d", s, pid)
+	}
+	if err := reload(0.3, map[string]any{"hold": true, "bad": true}); err == nil {
+		t.Error("a bad canary is in force")
+	}
+	eventually(t, "the canary is back", 3*time.Second, func() bool {
+		back := h.canaryState()
+		return back.State == stateReady && back.PID != s.PID && back.Share == 0.4 && back.Failed == 0
+	})
+	asked := h.canaryState().Asked
+	eventually(t, "the canary is asked", 3*time.Second, func() bool { return h.canaryState().Asked > asked })
+	if err := reload(0.2, map[string]any{"hold": true}); err != nil {
+		t.Errorf("after a bad one: %v", err)
 	}
 }

@@ -72,6 +72,7 @@ func runTestPlugin(name string) {
 type testPlugin struct {
 	name  string
 	asked atomic.Int64
+	state *os.File // it holds a lock
 }
 
 func (p *testPlugin) Describe() sdk.Manifest {
@@ -120,6 +121,16 @@ func (p *testPlugin) Configure(_ context.Context, s sdk.Settings) error {
 	}
 	if _, err := os.Stat(filepath.Join(s.StateDir, "locked")); err == nil {
 		return &sdk.Unready{Err: errors.New("open the state: another process holds it")}
+	}
+	if _, held := s.Config["hold"]; held { // its state, until the process ends
+		file, err := os.Create(filepath.Join(s.StateDir, "held"))
+		if err == nil {
+			err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		}
+		if err != nil {
+			return &sdk.Unready{Err: fmt.Errorf("open the state: %w", err)}
+		}
+		p.state = file
 	}
 	if how, ok := s.Config["behave"].(string); ok {
 		p.name += how

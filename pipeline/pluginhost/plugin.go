@@ -90,8 +90,17 @@ func (p *Plugin) Name() string { return p.name }
 // Config returns its table.
 func (p *Plugin) Config() Config { return p.config }
 
-// Manifest returns what it last said about itself; zero before its first start.
+// Manifest returns what it last said about itself, or the plugin that a reload put in its place; zero before its first start.
 func (p *Plugin) Manifest() sdk.Manifest {
+	if next := p.latest(); next != p {
+		if m := next.ownManifest(); m.Name != "" { // it may be on its way yet
+			return m
+		}
+	}
+	return p.ownManifest()
+}
+
+func (p *Plugin) ownManifest() sdk.Manifest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.manifest
@@ -145,7 +154,7 @@ func (p *Plugin) start() {
 		p.run(ctx)
 	})
 	if p.canary != nil {
-		p.canary.plugin.start()
+		p.canary.plugin.Load().start()
 	}
 }
 
@@ -153,8 +162,9 @@ func (p *Plugin) start() {
 func (p *Plugin) finish(ctx context.Context) bool {
 	ok := p.drain(ctx)
 	if p.canary != nil {
-		p.canary.plugin.cancel()
-		<-p.canary.plugin.done
+		second := p.canary.plugin.Load()
+		second.cancel()
+		<-second.done
 	}
 	p.cancel()
 	<-p.done
@@ -175,7 +185,7 @@ func (p *Plugin) waitFirst(ctx context.Context) error {
 		return &StartError{Plugin: p.name, Err: errors.New("it is still starting")}
 	}
 	if p.canary != nil {
-		if err := p.canary.plugin.waitFirst(ctx); err != nil {
+		if err := p.canary.plugin.Load().waitFirst(ctx); err != nil {
 			return &StartError{Plugin: p.name, Canary: true, Err: errors.Unwrap(err)}
 		}
 	}

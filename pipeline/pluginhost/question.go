@@ -28,6 +28,9 @@ type Question struct {
 	// attempt: what an attempt before wrote is void. Whoever gave it owns what was written, also after a failure. An
 	// error of the writer makes the answer invalid, so that the writer says how large a body may be. nil: a new body is invalid.
 	Body func() (io.Writer, error)
+
+	// By is set by Ask where another version than Plugin.Manifest is about has answered, the canary: what that one says about itself.
+	By *sdk.Manifest
 }
 
 // phase returns the phase.

@@ -101,7 +101,7 @@ func (p *Plugin) outdated() bool {
 	if files != "" && files != l.files {
 		return true
 	}
-	return p.canary != nil && (p.canary.isStopped() || p.canary.plugin.outdated())
+	return p.canary != nil && (p.canary.isStopped() || p.canary.plugin.Load().outdated())
 }
 
 func (c *canary) isStopped() bool {
@@ -154,6 +154,9 @@ func (h *Host) startNew(ctx context.Context, changes []*change) error {
 					c.fresh.replace(ctx, c.old)
 				} else {
 					c.fresh.old = c.old
+					if c.old != nil && c.old.canary != nil && c.fresh.canary != nil { // they share a state directory
+						c.fresh.canary.plugin.Load().old = c.old.canary.plugin.Load()
+					}
 				}
 				c.fresh.start()
 				c.err = c.fresh.waitFirst(ctx)
@@ -213,6 +216,7 @@ func (h *Host) undo(changes []*change) {
 			c.fresh.finish(canceled())
 		}
 		if again == nil {
+			c.restoreCanary()
 			continue
 		}
 		again.events.add(c.fresh.events.takeAll()...)
@@ -221,6 +225,18 @@ func (h *Host) undo(changes []*change) {
 		h.plugins[again.name] = again
 		h.mu.Unlock()
 		again.log.Warn("plugin is back as it was", "why", "its new version does not start")
+	}
+}
+
+// restoreCanary brings back the canary of an old version that goes on, if the new one's has ended it.
+func (c *change) restoreCanary() {
+	if c.old == nil || c.old.canary == nil {
+		return
+	}
+	if ended := c.old.canary.plugin.Load(); ended.successor.Load() != nil {
+		again := newRole(ended.host, ended.config, ended.role)
+		again.start()
+		c.old.canary.plugin.Store(again)
 	}
 }
 

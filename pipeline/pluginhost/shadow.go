@@ -54,7 +54,9 @@ func (p *Plugin) Observe(q *Question, record func(sdk.Verdict, time.Duration, er
 		}()
 		ctx, cancel := context.WithTimeout(p.host.ctx, p.config.Timeout.Std())
 		defer cancel()
-		record(p.Ask(ctx, &own))
+		v, took, err := p.Ask(ctx, &own)
+		q.By = own.By
+		record(v, took, err)
 	})
 }
 

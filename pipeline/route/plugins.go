@@ -98,7 +98,7 @@ func unfitRoutes(v *sdk.Verdict) error {
 // follow gives a recipient the hops of a route, or refuses it.
 func (s *Stage) follow(ctx context.Context, m *pipeline.Message, r *pipeline.Recipient, to *route) ([]Target, error) {
 	event := trace.Event{
-		At: time.Now(), Stage: s.Name(), Plugin: to.by.Asker.Name(), Version: to.by.Asker.Manifest().Version,
+		At: time.Now(), Stage: s.Name(), Plugin: to.by.Asker.Name(), Version: to.by.Manifest().Version,
 		Recipient: r.Address, Action: "routed", Text: strings.TrimSpace("to " + strings.Join(to.to, ", ")),
 	}
 	var way Way
