@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,7 +110,7 @@ func (c *cell) enter(ctx context.Context) (*process, error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, c.plugin.config.Timeout.Std())
 	defer cancel()
-	_, err = proc.ask(limited, controlQuestion())
+	_, err = proc.ask(limited, controlQuestion(&proc.manifest))
 	if kind := kindOf(err); kind == Crash || kind == Timeout || errors.Is(err, errNotAsked) {
 		proc.kill("failed the control question")
 		proc.runner.waitDead()
@@ -123,11 +124,16 @@ func (c *cell) enter(ctx context.Context) (*process, error) {
 	return proc, nil
 }
 
-// controlQuestion is the harmless one. Plugins that learn can tell it by its origin and tag.
-func controlQuestion() *Question {
+// controlQuestion is the harmless one, in a phase that the manifest has. Plugins that learn can tell it by its origin and tag.
+func controlQuestion(m *sdk.Manifest) *Question {
+	phase := sdk.PhaseContent
+	if !slices.Contains(m.Phases, phase) && slices.Contains(m.Phases, sdk.PhaseRoute) {
+		phase = sdk.PhaseRoute
+	}
 	const text = "From: postmaster@localhost\r\nTo: postmaster@localhost\r\nSubject: control\r\n" +
 		"Date: Thu, 1 Jan 2026 00:00:00 +0000\r\nMessage-ID: <control@localhost>\r\n\r\nThis message is a test of the filter itself.\r\n"
 	return &Question{
+		Phase: phase,
 		Envelope: sdk.Envelope{
 			ID: "control", Origin: sdk.Generated, Received: time.Now(),
 			Recipients: []sdk.Recipient{{Address: "postmaster@localhost"}},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/units"
+	"github.com/sluicemail/sluice/sdk"
 )
 
 // TestPoison (DRILLS E6.1): of the messages in flight at a crash the guilty one is convicted, alone, and twice;
@@ -410,4 +411,20 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
+}
+
+// TestControlQuestion: the control question is one that the plugin has said it takes.
+func TestControlQuestion(t *testing.T) {
+	for _, c := range []struct {
+		phases []sdk.Phase
+		want   sdk.Phase
+	}{
+		{[]sdk.Phase{sdk.PhaseRoute, sdk.PhaseContent}, sdk.PhaseContent},
+		{[]sdk.Phase{sdk.PhaseConnect, sdk.PhaseRoute}, sdk.PhaseRoute},
+		{[]sdk.Phase{sdk.PhaseConnect}, sdk.PhaseContent}, // it is never suspected: it has no message
+	} {
+		if q := controlQuestion(&sdk.Manifest{Phases: c.phases}); q.phase() != c.want || q.Envelope.Tags["sluice.control"] != "1" {
+			t.Errorf("%v: asked in %s", c.phases, q.phase())
+		}
+	}
 }
