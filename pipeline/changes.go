@@ -69,10 +69,11 @@ type wish struct {
 	a     *Answer
 	event *trace.Event
 
-	failure error // the answer counts as a failure: what it wanted changed may not go on as it was
-	body    *Body
-	sender  *string
-	pending []envelopeChange
+	bodiless bool  // the changes that are looked through have a new body, which is refused
+	failure  error // the answer counts as a failure: what it wanted changed may not go on as it was
+	body     *Body
+	sender   *string
+	pending  []envelopeChange
 }
 
 // general returns whom the question was about, first those for whom the verdict says
@@ -96,6 +97,7 @@ func (w *wish) general() []int {
 // what was asked for and what was refused; one means that they are for one recipient.
 func (w *wish) allowed(asked []sdk.Change, one bool) []sdk.Change {
 	var out []sdk.Change
+	w.bodiless = (replacesBody(asked) || one && replacesBody(w.a.Verdict.Changes)) && (!w.announced(sdk.ReplaceBody) || w.bodyTaken() != "")
 	for _, c := range asked {
 		line := changeLine(c)
 		if c.Kind == sdk.ChangeSender {
@@ -127,7 +129,7 @@ func toEnvelope(k sdk.ChangeKind) bool {
 // check reports whether a change may be made, and if not, why, where the plugin's
 // manifest or the change itself does not say that.
 func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
-	if !slices.Contains(w.a.Asker.Manifest().Changes, c.Kind) {
+	if !w.announced(c.Kind) {
 		return false, ""
 	}
 	switch c.Kind {
@@ -137,6 +139,9 @@ func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
 		}
 		fallthrough
 	case sdk.AddField:
+		if w.bodiless && describesBody(c.Name) {
+			return false, "the body that it describes is refused"
+		}
 		return !reserved(c.Name) && validFieldName(c.Name) && validValue(c.Value), ""
 	case sdk.ReplaceBody:
 		return w.checkBody()
@@ -158,14 +163,37 @@ func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
 	return false, ""
 }
 
-// checkBody reports whether the body may be replaced, and finishes the new one.
-func (w *wish) checkBody() (ok bool, why string) {
-	m, plugin := w.m, w.a.Asker.Name()
+// announced reports whether the manifest has a kind of change.
+func (w *wish) announced(k sdk.ChangeKind) bool { return slices.Contains(w.a.Manifest().Changes, k) }
+
+func replacesBody(list []sdk.Change) bool {
+	return slices.ContainsFunc(list, func(c sdk.Change) bool { return c.Kind == sdk.ReplaceBody })
+}
+
+// describesBody reports whether a field says how a body is to be read (RFC 2045 section 9): over another body than the one that it
+// was written for it makes a message that nobody can read.
+func describesBody(name string) bool {
+	const prefix = "Content-"
+	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+}
+
+// bodyTaken says why no plugin, or not this one, may replace the body; "" if it may.
+func (w *wish) bodyTaken() string {
 	switch {
 	case w.panel.phase() != sdk.PhaseContent:
-		return false, "not in " + string(w.panel.phase())
-	case m.bodyStage == w.panel.Stage && m.bodyPlugin != plugin:
-		return false, "plugin " + m.bodyPlugin + " has replaced it"
+		return "not in " + string(w.panel.phase())
+	case w.m.bodyStage == w.panel.Stage && w.m.bodyPlugin != w.a.Asker.Name():
+		return "plugin " + w.m.bodyPlugin + " has replaced it"
+	}
+	return ""
+}
+
+// checkBody reports whether the body may be replaced, and finishes the new one.
+func (w *wish) checkBody() (ok bool, why string) {
+	if why := w.bodyTaken(); why != "" {
+		return false, why
+	}
+	switch {
 	case w.body != nil:
 		return true, ""
 	case w.a.Body == nil:
@@ -178,7 +206,7 @@ func (w *wish) checkBody() (ok bool, why string) {
 		w.failure = fmt.Errorf("keep the new body: %w", err)
 		return false, ""
 	}
-	w.body = m.NewBody(draft)
+	w.body = w.m.NewBody(draft)
 	return true, ""
 }
 
@@ -198,7 +226,7 @@ func (w *wish) envelope(asked []sdk.Change, behalf []int, one bool) {
 		}
 		w.pending = append(w.pending, envelopeChange{
 			kind: c.Kind, address: c.Address, behalf: behalf,
-			stage: w.panel.Stage, plugin: w.a.Asker.Name(), version: w.a.Asker.Manifest().Version,
+			stage: w.panel.Stage, plugin: w.a.Asker.Name(), version: w.a.Manifest().Version,
 		})
 	}
 }
@@ -206,12 +234,16 @@ func (w *wish) envelope(asked []sdk.Change, behalf []int, one bool) {
 // validValue reports whether a value can be folded into lines of at most 998 octets
 // (RFC 5322 section 2.1.1), and has nothing in it that would end the field.
 func validValue(value string) bool {
-	const longest = 700 // beside the longest name
+	const longest = 700 // beside the longest name. FormatField folds before words, not among spaces
 	if strings.ContainsAny(value, "\r\n\x00") {
 		return false
 	}
+	length := 0 // of a word and the spaces behind it
 	for word := range strings.SplitSeq(value, " ") {
-		if len(word) > longest {
+		if length++; word != "" {
+			length = len(word)
+		}
+		if length > longest {
 			return false
 		}
 	}

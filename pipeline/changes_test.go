@@ -222,6 +222,42 @@ func TestSecondBody(t *testing.T) {
 	}
 }
 
+// TestFieldsOfARefusedBody: what says how a body is to be read is not put over another body.
+func TestFieldsOfARefusedBody(t *testing.T) {
+	encoded := []sdk.Change{
+		{Kind: sdk.ReplaceField, Name: "content-transfer-encoding", Value: "base64", Index: 1}, {Kind: sdk.AddField, Name: "Content-Type", Value: "text/html"},
+		{Kind: sdk.ReplaceBody}, {Kind: sdk.RemoveField, Name: "Content-Language"}, {Kind: sdk.AddField, Name: "X-Second", Value: "1"},
+	}
+	const refused = " | refused: replace field content-transfer-encoding: the body that it describes is refused" +
+		" | refused: add field Content-Type: the body that it describes is refused | refused: replace body%s" +
+		" | refused: remove field Content-Language: the body that it describes is refused | add field X-Second"
+	replace := sdk.Verdict{Changes: []sdk.Change{{Kind: sdk.ReplaceBody}, {Kind: sdk.AddField, Name: "Content-Type", Value: "text/plain"}}}
+	for _, c := range []struct {
+		name    string
+		verdict sdk.Verdict // of the second one
+		changes []sdk.ChangeKind
+		why     string
+		want    string
+	}{
+		{"taken", sdk.Verdict{Changes: encoded}, all(), ": plugin first has replaced it", "X-Second: 1\r\nContent-Type: text/plain\r\n" + header + "first\r\n"},
+		{"not announced", sdk.Verdict{Changes: encoded}, []sdk.ChangeKind{sdk.AddField, sdk.ReplaceField, sdk.RemoveField}, "", "X-Second: 1\r\nContent-Type: text/plain\r\n" + header + "first\r\n"},
+		{"for one", sdk.Verdict{Changes: encoded[2:3], Recipients: []sdk.RecipientVerdict{{Recipient: "a@example.test", Changes: encoded[1:2]}}}, all(), "",
+			"Content-Type: text/plain\r\n" + header + "first\r\n"},
+	} {
+		got := make(map[string]string)
+		first := &changer{plugin: plugin{name: "first", changes: all(), verdict: replace}, body: "first\r\n"}
+		second := &changer{plugin: plugin{name: "second", changes: c.changes, verdict: c.verdict}, body: "c2Vjb25k\r\n"}
+		b := newBench(t, staged(StageAntiVirus, first, second), peek(t, got))
+		m := b.message(t, sdk.Stranger, "a@example.test")
+		if result := b.Submit(t.Context(), m); !result.Committed || got["a@example.test"] != c.want {
+			t.Errorf("%s: %v, %q", c.name, result.Reply, got)
+		}
+		if want := "second  accept" + strings.TrimPrefix(fmt.Sprintf(refused, c.why), " |"); c.name != "for one" && !slices.Contains(events(m), want) {
+			t.Errorf("%s: %q, expected %q", c.name, events(m), want)
+		}
+	}
+}
+
 // counting adds up what it is told.
 type counting struct{ refused int }
 
@@ -298,5 +334,29 @@ func TestSizeAfterNewBody(t *testing.T) {
 	b := newBench(t, staged(StageAntiSpam, p))
 	if result := b.Submit(t.Context(), b.message(t, sdk.Stranger, "a@example.test")); result.Reply.Code != 552 {
 		t.Error(result.Reply)
+	}
+}
+
+// TestLinesOfAValue: whatever a plugin may write stands in lines of at most 998 octets (RFC 5322 section 2.1.1), and what no fold
+// could bring there is refused.
+func TestLinesOfAValue(t *testing.T) {
+	name := strings.Repeat("N", 200)
+	word, spaces := strings.Repeat("w", 700), strings.Repeat(" ", 700)
+	for value, want := range map[string]bool{
+		"": true, "a b": true, word: true, word + " " + word: true, word + "w": false, word + " ": false,
+		"a" + spaces + "b": true, "a" + spaces + " b": false, spaces[1:]: true, spaces: false, spaces[1:] + word: true,
+		strings.Repeat("w ", 30000): true, strings.Repeat("w"+spaces[:600], 90): true, "a" + strings.Repeat(" ", 2000) + "b": false,
+	} {
+		if validValue(value) != want {
+			t.Errorf("%.80q of %d octets: %v", value, len(value), !want)
+		}
+		if !want {
+			continue
+		}
+		for line := range strings.SplitSeq(string(FormatField(name, value)), "\r\n") {
+			if len(line) > 998 {
+				t.Errorf("%.80q: a line of %d octets", value, len(line))
+			}
+		}
 	}
 }
