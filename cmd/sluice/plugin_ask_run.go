@@ -47,8 +47,8 @@ type asked struct {
 // maxSpools bounds how many messages are on disk and with the plugin at a time.
 const maxSpools = 8
 
-// run asks about everything below path.
-func (m *mailAsker) run(ctx context.Context, path string) error {
+// run asks about everything below path. Who interrupts it gets the sum of what was answered by then.
+func (m *mailAsker) run(outer context.Context, path string) error {
 	m.counts = make(map[string]int)
 	spools := make(chan *mailfile.Spool, maxSpools)
 	for range maxSpools {
@@ -59,7 +59,7 @@ func (m *mailAsker) run(ctx context.Context, path string) error {
 		defer s.Close()
 		spools <- s
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	answers := make(chan chan asked, maxSpools)
 	walked := make(chan error, 1)
@@ -68,18 +68,31 @@ func (m *mailAsker) run(ctx context.Context, path string) error {
 		walked <- mailfile.Walk(ctx, path, &input{ctx, m.app.stdin}, func(msg mailfile.Message) error { return m.begin(ctx, msg, spools, answers) })
 	}()
 	var printing error
+	withdrawn := false
 	for answer := range answers {
-		if a := <-answer; printing == nil {
+		a := <-answer
+		if a.Verdict == nil && outer.Err() != nil {
+			withdrawn = true // by us: the plugin isn't to blame
+		} else if printing == nil {
 			if printing = m.report(a); printing != nil {
 				cancel() // nobody reads what we print
 			}
 		}
 	}
 	m.clear()
-	if err := errors.Join(printing, <-walked); err != nil {
+	err := errors.Join(printing, <-walked)
+	if printing == nil && (withdrawn || outer.Err() != nil && errors.Is(err, outer.Err())) {
+		return errors.Join(m.summary(), fmt.Errorf("interrupted: there is more in %s", path))
+	}
+	if err != nil {
 		return fmt.Errorf("ask about %s: %w", path, err)
 	}
-	return m.summary()
+	if m.asked == 0 {
+		err = errors.New("there was no message")
+	} else if m.failed > 0 {
+		err = errSilent
+	}
+	return errors.Join(m.summary(), err)
 }
 
 // begin spools a message and hands it to a worker, whose answer will come on a channel that is queued now.
@@ -245,18 +258,10 @@ func (m *mailAsker) summary() error {
 	if m.asked > 0 {
 		s.MeanMS = float64((m.time / time.Duration(m.asked)).Microseconds()) / 1000
 	}
-	var err error
 	if m.app.json {
-		err = json.NewEncoder(m.app.stdout).Encode(map[string]askSummary{"summary": s})
-	} else {
-		_, err = fmt.Fprintln(m.app.stdout, s)
+		return json.NewEncoder(m.app.stdout).Encode(map[string]askSummary{"summary": s})
 	}
-	if m.asked == 0 {
-		return errors.New("there was no message")
-	}
-	if m.failed > 0 {
-		return errSilent
-	}
+	_, err := fmt.Fprintln(m.app.stdout, s)
 	return err
 }
 

@@ -31,7 +31,8 @@ type Message struct {
 }
 
 // Walk calls do for each message of path: a file, an mbox, a folder with everything below it, or "-" for stdin. Files whose
-// name begins with a dot are left out, and so is what is no file. An error of do ends the walk and is returned.
+// name begins with a dot are left out, and so is what is no file. Of a Maildir and its folders only cur and new have messages:
+// tmp has what is not complete, and what else lies there are indexes of programs. An error of do ends the walk and is returned.
 func Walk(ctx context.Context, path string, stdin io.Reader, do func(Message) error) error {
 	if path == "-" {
 		return each(ctx, "-", stdin, do)
@@ -49,18 +50,22 @@ func Walk(ctx context.Context, path string, stdin io.Reader, do func(Message) er
 			return ctx.Err()
 		case err != nil:
 			return do(Message{Name: name, Err: err})
-		case entry.IsDir() && hidden && !isMaildir(name):
+		case entry.IsDir() && hidden && !has(name, "cur"):
 			return fs.SkipDir
-		case !entry.Type().IsRegular() || hidden:
+		case entry.IsDir() && entry.Name() == "tmp" && name != path && isMaildir(filepath.Dir(name)):
+			return fs.SkipDir
+		case !entry.Type().IsRegular() || hidden || isMaildir(filepath.Dir(name)):
 			return nil
 		}
 		return file(ctx, name, name, do)
 	})
 }
 
-// isMaildir reports whether a directory is a folder of Maildir++, whose name begins with a dot.
-func isMaildir(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, "cur"))
+// isMaildir reports whether a directory is a Maildir, or a folder of one, whose name begins with a dot (Maildir++).
+func isMaildir(dir string) bool { return has(dir, "cur") && has(dir, "new") }
+
+func has(dir, name string) bool {
+	info, err := os.Stat(filepath.Join(dir, name))
 	return err == nil && info.IsDir()
 }
 

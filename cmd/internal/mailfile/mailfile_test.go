@@ -57,7 +57,8 @@ func TestMbox(t *testing.T) {
 func TestFolder(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"cur/1": "one", "new/2": "two", ".hidden/3": "x", ".Junk/cur/4": "four", "dot/.5": "x", "a.mbox": "From a@b 1:23\nsix\n",
+		"cur/1": "one", "new/2": "two", ".hidden/3": "x", ".Junk/cur/4": "four", ".Junk/new/7": "seven", "dot/.5": "x",
+		"tmp/8": "x", ".Junk/tmp/9": "x", "dovecot-uidlist": "x", ".Junk/dovecot.index": "x", "cur/tmp/10": "ten", "tmp/cur/11": "x", "other/tmp/12": "twelve", "other/cur/13": "thirteen", "other/a.mbox": "From a@b 1:23\nsix\n",
 	} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
@@ -68,7 +69,8 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.ReplaceAll(strings.Join(messages(t, dir, ""), " "), dir+"/", "")
-	if want := `.Junk/cur/4 <> "four" a.mbox:1 <a@b> "six\n" cur/1 <> "one" new/2 <> "two"`; got != want {
+	if want := `.Junk/cur/4 <> "four" .Junk/new/7 <> "seven" cur/1 <> "one" cur/tmp/10 <> "ten" new/2 <> "two" ` +
+		`other/a.mbox:1 <a@b> "six\n" other/cur/13 <> "thirteen" other/tmp/12 <> "twelve"`; got != want {
 		t.Errorf("%s\nexpected\n%s", got, want)
 	}
 	if err := Walk(t.Context(), filepath.Join(dir, "absent"), nil, nil); !errors.Is(err, os.ErrNotExist) {
