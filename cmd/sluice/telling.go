@@ -56,7 +56,7 @@ func (s *server) makeTelling(context.Context) error {
 	t.alerter = events.NewAlerter(o)
 	t.metrics = metrics.New(version, metrics.Sources{
 		Plugins: s.pluginStates, Queue: func() (int, bool) { return s.queue.Depth() }, Listeners: s.listenerStats, Sites: s.siteStates,
-		Store: engine.Metrics, Told: t.sink.Told, Lessons: t.teacher.Counts, Alerts: t.alerter.Raised,
+		Store: engine.Metrics, Logins: s.store.Accounts().Logins, Told: t.sink.Told, Lessons: t.teacher.Counts, Alerts: t.alerter.Raised,
 	})
 	s.observer, s.alerter = t.metrics, t.alerter
 	return nil

@@ -266,7 +266,7 @@ func TestGuessing(t *testing.T) {
 			return err
 		}
 		for i := range 10 {
-			if err := try("u@example.test", "x", "192.0.2.1"); !errors.Is(err, ErrCredentials) {
+			if err := try("u@example.test", fmt.Sprint("x", i), "192.0.2.1"); !errors.Is(err, ErrCredentials) {
 				t.Fatalf("failure %d: %v", i, err)
 			}
 		}
@@ -308,9 +308,9 @@ func TestGuessingAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		refused := 0
-		for range 100 {
+		for i := range 100 {
 			wg.Go(func() {
-				if err := w.login("u@example.test", "x", "192.0.2.1"); errors.Is(err, ErrBlocked) {
+				if err := w.login("u@example.test", fmt.Sprint("x", i), "192.0.2.1"); errors.Is(err, ErrBlocked) {
 					mu.Lock()
 					refused++
 					mu.Unlock()
@@ -345,7 +345,7 @@ func TestManyLoginsAtOnce(t *testing.T) {
 			t.Errorf("held back for %v", d)
 		}
 		for i := range 4 {
-			if err := w.login("u0@example.test", "x", "192.0.2.1"); !errors.Is(err, ErrCredentials) || time.Since(start) > 0 {
+			if err := w.login("u0@example.test", fmt.Sprint("x", i), "192.0.2.1"); !errors.Is(err, ErrCredentials) || time.Since(start) > 0 {
 				t.Errorf("failure %d: %v after %v", i, err, time.Since(start))
 			}
 		}
@@ -384,9 +384,9 @@ func TestConfig(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
-	bad := Config{CacheAddresses: -1, SCRAMIterations: 1}
+	bad := Config{CacheAddresses: -1, SCRAMIterations: 1, Trusted: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}
 	err := bad.Validate()
-	for _, key := range []string{"cache_addresses", "hash_wait", "remembered", "scram_iterations"} {
+	for _, key := range []string{"cache_addresses", "hash_wait", "remembered", "scram_iterations", "trusted"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not reported in %v", key, err)
 		}

@@ -3,6 +3,7 @@ package account
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/sluicemail/sluice/pipeline/units"
@@ -20,6 +21,9 @@ type Config struct {
 	Remembered int `toml:"remembered"`
 	// SCRAMIterations is what new passwords cost a client that logs in by SCRAM-SHA-256.
 	SCRAMIterations int `toml:"scram_iterations"`
+	// Trusted are webmails and proxies whose address many people share: their wrong passwords are not counted for the
+	// address, and slow an account down without end instead of refusing it.
+	Trusted []netip.Prefix `toml:"trusted"`
 }
 
 // DefaultConfig returns the defaults.
@@ -52,5 +56,9 @@ func (c *Config) Validate() error {
 	check(c.Remembered >= 1 && c.Remembered <= 1<<22, "remembered", "expected 1 to 4194304, not %d", c.Remembered)
 	// RFC 7677 section 4: at least 4096.
 	check(c.SCRAMIterations >= 4096 && c.SCRAMIterations <= 1<<20, "scram_iterations", "expected 4096 to 1048576, not %d", c.SCRAMIterations)
+	for _, p := range c.Trusted {
+		check(p.IsValid(), "trusted", "an empty network, expected an address or a network")
+		check(!p.IsValid() || p.Bits() > 0, "trusted", "%s is everybody: nothing would hold back who guesses", p)
+	}
 	return errors.Join(all...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime"
 	"sync"
 	"time"
@@ -48,7 +49,7 @@ type known struct {
 
 // New makes a Directory over an engine.
 func New(o Options) (*Directory, error) {
-	if o.Config == (Config{}) {
+	if reflect.ValueOf(o.Config).IsZero() {
 		o.Config = DefaultConfig()
 	}
 	if err := o.Config.Validate(); err != nil {
@@ -66,6 +67,8 @@ func New(o Options) (*Directory, error) {
 	d := &Directory{o: o, cache: lru.New[string, *known](o.Config.CacheAddresses)}
 	d.hashes.slots = make(chan struct{}, runtime.GOMAXPROCS(0))
 	d.memory.init(o.Config.Remembered)
+	d.guesses.clock, d.guesses.logger = o.Clock, o.Logger
+	d.guesses.trusted, d.guesses.proofs = o.Config.Trusted, o.Config.Remembered
 	d.guesses.init()
 	// Nothing matches the decoy: its hash is chance.
 	d.decoy = &Credential{cost: o.Cost, salt: random(saltSize), hash: random(hashSize)}

@@ -21,8 +21,21 @@
 //
 // # Guessing
 //
-// Failures are counted for each peer (an IPv6 /64 is one) and for each pair of account and peer. After 5 for a pair, or 20
-// for a peer, every further attempt waits, twice as long each time, and after five of those it is refused with ErrBlocked
-// until nothing failed for a quarter of an hour. No more attempts are under way at a time than could fail for nothing; the
-// others wait for these. Counters live in bounded memory.
+// Wrong passwords are counted for each peer (an IPv6 /64 is one) and for each pair of account and peer; the same one again for the
+// same pair counts once, and is answered without a hash until some account changes. After 5 for a pair, or 20 for a peer, every
+// further attempt waits, twice as long each time, and after five of those it is refused with ErrBlocked. One failure is forgotten
+// every 90 s (of a pair) or 36 s (of a peer), so that nothing is left of any after a quarter of an hour. No more attempts are under
+// way at a time than could fail for nothing; the others wait for these. Nothing is counted for an account as such, so nobody
+// elsewhere can lock its owner out.
+//
+// The password that worked last for a pair is let in whatever else is refused there: others behind the same address cannot lock
+// out somebody who was here before, except by trying 20 more passwords for that very account within a quarter of an hour, because
+// without an end to these comparisons they could guess for ever. Known good passwords are remembered as an HMAC under a key of
+// this process, as many as remembered logins.
+//
+// Of peers in Config.Trusted many people share the address: there is no count of the peer, and what is over the limits
+// of a pair is held back and not refused, five attempts at a time.
+//
+// Unknown accounts are counted and answered like known ones. Counters live in bounded memory, and one line of the log tells
+// that a refusal began.
 package account

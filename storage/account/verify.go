@@ -17,7 +17,10 @@ import (
 // Verify checks a login from peer. It fails with ErrCredentials, or temporarily with ErrBusy, ErrBlocked, the context's
 // error or the engine's (Temporary tells them apart). Whether the account exists cannot be told from the error or the time.
 func (d *Directory) Verify(ctx context.Context, address, password string, peer netip.Addr) (Account, error) {
-	attempt, err := d.guesses.begin(ctx, address, peer, d.o.Clock())
+	d.mu.Lock()
+	state := d.gen // before anything of the account is read
+	d.mu.Unlock()
+	attempt, err := d.guesses.begin(ctx, address, password, peer, state)
 	if err != nil {
 		return Account{}, err
 	}

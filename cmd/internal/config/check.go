@@ -70,6 +70,7 @@ func (c *Config) checkTop(o Options) {
 	if err := c.Login.Validate(); err != nil {
 		s.refuse(keys("login"), err)
 	}
+	c.checkSharedAddresses()
 	if at := keys("alerts", "after"); !s.isBad(at...) && (c.Alerts.After.Std() < time.Second || c.Alerts.After.Std() > time.Hour) {
 		s.errorf(at, "%s, expected 1s to 1h", c.Alerts.After)
 	}

@@ -163,6 +163,18 @@ func widestPublic(network netip.Prefix) int {
 	return 48
 }
 
+// checkSharedAddresses keeps guessers from being trusted: the bound is the one of a listener's trusted.
+func (c *Config) checkSharedAddresses() {
+	at := keys("login", "trusted")
+	for _, network := range (&listen.Config{Trusted: c.Login.Trusted}).PublicTrusted() {
+		if widest := widestPublic(network); network.Bits() >= widest {
+			c.src.warnf(at, "%s is public: whoever is in it may guess passwords for longer than others", network)
+		} else if network.Bits() > 0 { // everybody: the room has said so
+			c.src.errorf(at, "%s is a public network wider than /%d: whoever is in it could guess passwords for longer than others; expected your own webmails", network, widest)
+		}
+	}
+}
+
 // checkClashes finds listeners that cannot both have their port.
 func (c *Config) checkClashes(names []string) {
 	for i, name := range names {

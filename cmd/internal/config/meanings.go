@@ -42,6 +42,7 @@ var meanings = map[string]string{
 	"login.hash_wait":               "how long a login waits for its turn before it is answered with a temporary failure",
 	"login.remember":                "how long a verified login needs no new proof",
 	"login.remembered":              "verified logins that are kept in memory",
+	"login.trusted":                 "webmails and the like whose address many people share and that do not pass on the client's: wrong passwords do not count against it",
 	"login.scram_iterations":        "what new passwords cost a client that logs in by SCRAM-SHA-256",
 	"storage.inline_limit":          "messages up to this size are kept inside the store's engine, larger ones in files",
 	"storage.cache_accounts":        "accounts whose state is kept in memory",

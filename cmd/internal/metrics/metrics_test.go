@@ -16,6 +16,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/account"
 )
 
 // full has something of everything, twice where there can be two.
@@ -32,6 +33,9 @@ func full() *Metrics {
 		Store:     func() map[string]float64 { return map[string]float64{"free_bytes": 1e9, "syncs_total": 5} },
 		Told: func() (map[sdk.EventKind]uint64, uint64) {
 			return map[sdk.EventKind]uint64{sdk.EventBounced: 6, sdk.EventDelivered: 1}, 2
+		},
+		Logins: func() account.Logins {
+			return account.Logins{Accepted: 30, Repeated: 4, Delayed: 3, Vouched: 2, Accounts: 1, Addresses: 8}
 		},
 		Lessons: func() events.Counts { return events.Counts{Learnt: 9, Waiting: map[string]int{"spam": 2, "bayes": 0}} },
 		Alerts:  func() (map[string]uint64, uint64) { return map[string]uint64{"": 1, "av": 2}, 0 },
@@ -64,6 +68,8 @@ func TestText(t *testing.T) {
 		`sluice_queue_entries 12`, `sluice_queue_more 1`, `sluice_connections{listener="mx"} 3`,
 		`sluice_connections_refused_total{listener="imap"} 2`, `sluice_store_free_bytes 1e+09`, `sluice_store_syncs_total 5`,
 		`sluice_events_total{kind="bounced"} 6`, `sluice_events_dropped_total 2`,
+		`sluice_logins_total{outcome="accepted"} 30`, `sluice_logins_total{outcome="repeated"} 4`, `sluice_logins_delayed_total 3`,
+		`sluice_logins_vouched_total 2`, `sluice_login_refusals_total{of="account"} 1`, `sluice_login_refusals_total{of="address"} 8`,
 		`sluice_lessons_total{result="learnt"} 9`, `sluice_lessons_waiting{plugin="spam"} 2`,
 		`sluice_alerts_total{plugin=""} 1`, `sluice_alerts_total{plugin="av"} 2`, `sluice_build_info{go="`, `go_goroutines `,
 	} {

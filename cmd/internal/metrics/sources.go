@@ -9,6 +9,7 @@ import (
 	"github.com/sluicemail/sluice/pipeline/listen"
 	"github.com/sluicemail/sluice/pipeline/pluginhost"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage/account"
 )
 
 // Sources are asked when somebody wants the numbers. They are called from any goroutine, return at once, and may be
@@ -19,6 +20,7 @@ type Sources struct {
 	Sites     func() map[string]int // next hops by their state
 	Listeners func() map[string]listen.Stats
 	Store     func() map[string]float64 // kv.Engine.Metrics
+	Logins    func() account.Logins
 	Told      func() (told map[sdk.EventKind]uint64, dropped uint64)
 	Lessons   func() events.Counts
 	Alerts    func() (byPlugin map[string]uint64, dropped uint64)
@@ -60,6 +62,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			e.store(name, value)
 		}
 	}
+	if c.s.Logins != nil {
+		e.logins(c.s.Logins())
+	}
 	if c.s.Told != nil {
 		told, dropped := c.s.Told()
 		for kind, n := range told {
@@ -77,6 +82,23 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		e.counter("alerts_dropped_total", "Alerts that nobody looked at because there were too many.", float64(dropped))
 	}
+}
+
+func (e emitter) logins(l account.Logins) {
+	for _, r := range []struct {
+		outcome string
+		n       uint64
+	}{
+		{"accepted", l.Accepted}, {"rejected", l.Rejected}, {"repeated", l.Repeated}, {"refused", l.Refused}, {"failed", l.Undecided},
+	} {
+		e.counter("logins_total", "Logins: accepted; rejected (wrong password); repeated (the same wrong one again); refused (not looked at, for what failed before); failed (a trouble of ours).",
+			float64(r.n), "outcome", r.outcome)
+	}
+	e.counter("logins_delayed_total", "Logins held back for what failed before; how they ended is in logins_total.", float64(l.Delayed))
+	e.counter("logins_vouched_total", "Logins let in at once while others are held back, because this password worked there before.", float64(l.Vouched))
+	const help = "How often logins began to be refused: of an account from one address, or of an address."
+	e.counter("login_refusals_total", help, float64(l.Accounts), "of", "account")
+	e.counter("login_refusals_total", help, float64(l.Addresses), "of", "address")
 }
 
 func (e emitter) lessons(c events.Counts) {
