@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,24 +22,40 @@ import (
 // ErrNotRunning is the cause when nobody answers on the socket: the caller opens the store itself.
 var ErrNotRunning = errors.New("the server is not running")
 
+// ErrSilent is the cause when a server that is there says nothing at all: its process is stopped, or stuck.
+var ErrSilent = errors.New("the server does not answer")
+
+// patience is how long a client waits for the next octet of an answer. A server that works on it sends one every few
+// seconds.
+const patience = 3 * beat
+
 // maxItem bounds one line of an answer.
 const maxItem = 64 << 20
 
 // Client asks the server whose data_dir is dir.
 type Client struct {
-	dir  string
-	http *http.Client
+	dir      string
+	http     *http.Client
+	patience time.Duration
+	server   atomic.Int32 // process ID of who listens; 0: not known
 }
 
 // NewClient returns a client; it connects with each call.
 func NewClient(dir string) *Client {
-	transport := &http.Transport{
+	c := &Client{dir: dir, patience: patience}
+	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, dir)
+			conn, err := dial(ctx, dir)
+			if u, ok := conn.(*net.UnixConn); ok && err == nil {
+				if who, err := peer(u); err == nil { // of who called listen(2), see unix(7)
+					c.server.Store(who.Pid)
+				}
+			}
+			return conn, err
 		},
-	}
-	return &Client{dir: dir, http: &http.Client{Transport: transport}}
+	}}
+	return c
 }
 
 // Running reports whether a server answers.
@@ -52,14 +69,17 @@ func (c *Client) Running(ctx context.Context) bool {
 }
 
 // Call sends a request and hands each item of the answer to each, which may be nil. The error is ErrNotRunning when
-// nobody answers, the handler's words when it failed, and each's own error when that ended the call.
+// nobody answers, ErrSilent when somebody is there and does not, the handler's words when it failed, and each's own error
+// when that ended the call.
 func (c *Client) Call(ctx context.Context, name string, request any, each func(item json.RawMessage) error) error {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return fmt.Errorf("encode the request %s: %w", name, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(c.patience, func() { cancel(ErrSilent) })
+	defer quiet.Stop()
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://sluice/v1/"+name, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("ask the server: %w", err)
@@ -67,6 +87,9 @@ func (c *Client) Call(ctx context.Context, name string, request any, each func(i
 	answer, err := c.http.Do(post)
 	if errors.Is(err, ErrNotRunning) {
 		return ErrNotRunning
+	}
+	if err != nil && (context.Cause(ctx) == ErrSilent || isTimeout(err)) {
+		return c.silent()
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("the server hung up; its log may say why (it talks neither to its plugins nor to processes with no_new_privs): %w", err)
@@ -83,7 +106,33 @@ func (c *Client) Call(ctx context.Context, name string, request any, each func(i
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1000))
 		return errors.New(strings.TrimSpace(string(text)))
 	}
-	return read(answer.Body, each)
+	err = read(answer.Body, func(l *line) error {
+		quiet.Stop() // what the caller does with an item is no silence of the server's
+		defer quiet.Reset(c.patience)
+		if l.Alive || each == nil {
+			return nil
+		}
+		return each(l.Item)
+	})
+	if err != nil && context.Cause(ctx) == ErrSilent {
+		return c.silent()
+	}
+	return err
+}
+
+// isTimeout reports that not even a connection was to be had: who stands in the queue before a server that does not
+// accept any (unix(7)).
+func isTimeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
+}
+
+func (c *Client) silent() error {
+	who := ""
+	if pid := c.server.Load(); pid > 0 {
+		who = fmt.Sprintf(" (process %d)", pid)
+	}
+	return fmt.Errorf("%w: it is there%s, but nothing came from it for %v; its process may be stopped, or wait for its disk", ErrSilent, who, c.patience)
 }
 
 // Get is Call for an answer of exactly one item.
@@ -100,7 +149,7 @@ func Get[T any](ctx context.Context, c *Client, name string, request any) (T, er
 	return out, err
 }
 
-func read(body io.Reader, each func(json.RawMessage) error) error {
+func read(body io.Reader, each func(*line) error) error {
 	in := bufio.NewReaderSize(body, 64<<10)
 	for {
 		raw, err := readLine(in)
@@ -116,10 +165,9 @@ func read(body io.Reader, each func(json.RawMessage) error) error {
 			return errors.New(l.Error)
 		case l.End:
 			return nil
-		case each != nil:
-			if err := each(l.Item); err != nil {
-				return err
-			}
+		}
+		if err := each(&l); err != nil {
+			return err
 		}
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,5 +142,58 @@ func TestLongPath(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, Socket))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v, %v; want mode 0600", info, err)
+	}
+}
+
+// TestSilent: a server whose process is stopped takes connections still, since the kernel does; a client gives up and says
+// who it is. One that only has nothing to say is waited for, and so is what the caller does with an answer.
+func TestSilent(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := []string{"", "HTTP/1.1 200 OK\r\n\r\n{\"item\":1}\n{\"item\":"}
+	go func() {
+		for _, answer := range answers {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, 4096)) // the request
+			_, _ = io.WriteString(conn, answer)
+		}
+		_, _ = l.Accept() // until the end: the connections stay open
+	}()
+	c := NewClient(dir)
+	c.patience = 100 * time.Millisecond
+	for _, answer := range answers {
+		err := c.Call(t.Context(), "count", nil, nil)
+		if !errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d)", os.Getpid())) {
+			t.Errorf("%q: %v", answer, err)
+		}
+	}
+	l.Close()
+
+	dir = t.TempDir()
+	s := NewServer(dir, slog.New(slog.DiscardHandler))
+	s.beat = 20 * time.Millisecond
+	s.Handle("think", func(_ context.Context, _ json.RawMessage, emit func(any) error) error {
+		time.Sleep(500 * time.Millisecond)
+		return emit("done")
+	})
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c = NewClient(dir)
+	c.patience = 250 * time.Millisecond
+	n := 0
+	err = c.Call(t.Context(), "think", nil, func(json.RawMessage) error { n++; time.Sleep(500 * time.Millisecond); return nil })
+	if err != nil || n != 1 {
+		t.Errorf("%d items, %v", n, err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -2,7 +2,8 @@
 //
 // A request is one HTTP POST of one JSON value to /v1/NAME; the answer is a JSON object a line, {"item": ...} for each
 // thing that the handler emits, and {"end": true} or {"error": "..."} as the last one. An answer that ends without its
-// last line has been cut off, and the client says so.
+// last line has been cut off, and the client says so. While the handler has nothing to say there is {"alive": true} every few
+// seconds: a client that hears nothing at all gives up, for the server's process is stopped or stuck.
 //
 // It promises: only the user that the server runs as, and root, get in (the socket is made with mode 0600 in a directory
 // of its owner's, and the peer's user is checked besides, SO_PEERCRED), but not the server's plugins and what they start, which run

@@ -22,6 +22,9 @@ const Socket = "control.sock"
 
 const maxRequest = 16 << 20
 
+// beat is how often a server that works on an answer says that it does.
+const beat = 5 * time.Second
+
 // Handler answers one kind of request. emit sends one item to the client and fails when it is gone; it may be called from
 // one goroutine at a time. ctx ends when the client goes away or the server stops. The error's text is shown to the
 // person who typed the command.
@@ -35,11 +38,12 @@ type Server struct {
 	handlers map[string]Handler
 	http     *http.Server
 	done     chan struct{} // closed when nobody listens any more
+	beat     time.Duration
 }
 
 // NewServer returns a server for the socket in dir.
 func NewServer(dir string, logger *slog.Logger) *Server {
-	return &Server{dir: dir, logger: logger, handlers: make(map[string]Handler)}
+	return &Server{dir: dir, logger: logger, handlers: make(map[string]Handler), beat: beat}
 }
 
 // Handle registers the handler of a name. Names are path segments: "user.add", "queue.list".
@@ -121,6 +125,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := &lines{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
+	defer out.keepAlive(s.beat)()
 	if err := s.call(r.Context(), h, name, request, out); err != nil {
 		_ = out.put(line{Error: err.Error()})
 		return
@@ -144,6 +149,7 @@ type line struct {
 	Item  json.RawMessage `json:"item,omitempty"`
 	Error string          `json:"error,omitempty"`
 	End   bool            `json:"end,omitempty"`
+	Alive bool            `json:"alive,omitempty"` // nothing new
 }
 
 type lines struct {
@@ -159,6 +165,32 @@ func (l *lines) put(v line) error {
 		return err
 	}
 	return l.flush()
+}
+
+// keepAlive says at once, and then every so often, that the answer is being worked on, until stop is called. A line that
+// comes behind the last one is not read.
+func (l *lines) keepAlive(every time.Duration) (stop func()) {
+	_ = l.put(line{Alive: true})
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(every)
+		defer t.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-t.C:
+				if l.put(line{Alive: true}) != nil { // nobody listens: the handler hears it too
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-done // w must not be used after the handler's return
+	}
 }
 
 // listen makes the socket.
