@@ -146,7 +146,7 @@ func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
 	case sdk.ReplaceBody:
 		return w.checkBody()
 	case sdk.AddRecipient:
-		return validAddress(c.Address), "this is no address"
+		return ValidAddress(c.Address), "this is no address"
 	case sdk.RemoveRecipient:
 		for _, i := range w.a.Recipients {
 			if sameAddress(w.m.Recipients[i].Address, c.Address) {
@@ -158,7 +158,7 @@ func (w *wish) check(c sdk.Change, one bool) (ok bool, why string) {
 		if one {
 			return false, "not for one recipient alone"
 		}
-		return c.Address == "" || validAddress(c.Address), "this is no address"
+		return c.Address == "" || ValidAddress(c.Address), "this is no address"
 	}
 	return false, ""
 }

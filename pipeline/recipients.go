@@ -202,9 +202,9 @@ func (m *Message) deciding() []*Recipient {
 // sameAddress compares addresses as this server tells mailboxes apart: without case.
 func sameAddress(a, b string) bool { return strings.EqualFold(a, b) }
 
-// validAddress reports whether an address can stand in MAIL FROM and RCPT TO: a Mailbox
+// ValidAddress reports whether an address can stand in MAIL FROM and RCPT TO: a Mailbox
 // of RFC 5321 section 4.1.2, with the extensions of RFC 6531 section 3.3.
-func validAddress(address string) bool {
+func ValidAddress(address string) bool {
 	at := strings.LastIndexByte(address, '@')
 	if at <= 0 || at > 64 || len(address) > 254 || !utf8.ValidString(address) { // RFC 5321 section 4.5.3.1
 		return false

@@ -193,7 +193,7 @@ func TestValidAddress(t *testing.T) {
 		"a@[IPv6:192.0.2.1]": false, "a\r\n@b": false, "a@b\x00": false, "a\xff@b": false, "a\u200b@b": false, "a,b@c": false, "a@b_c": false,
 		strings.Repeat("x", 65) + "@b": false, "a@" + strings.Repeat("x", 64): false, "a@" + strings.Repeat("x.", 130) + "x": false,
 	} {
-		if got := validAddress(address); got != want {
+		if got := ValidAddress(address); got != want {
 			t.Errorf("%q: %v", address, got)
 		}
 	}
@@ -205,7 +205,7 @@ func FuzzValidAddress(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if !validAddress(s) {
+		if !ValidAddress(s) {
 			return
 		}
 		if len(s) > 254 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {

@@ -80,6 +80,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"quarantine", "remove", "06H03TY7J705RHB2", "--from", "<>"}, "queue IDs, or filters, or --all"},
 		{[]string{"suppress", "add", "a@example.test", "--for", "-3d"}, "such as 90d"},
 		{[]string{"suppress", "add", "a@example.test", "--for", "0s"}, "such as 90d"},
+		{[]string{"route", "a@example.test", "--from", "nonsense"}, "--from \"nonsense\" is no address"},
+		{[]string{"route", "a@example.test", "--from", "a@b c"}, "is no address"},
+		{[]string{"route", "a@example.test", "--from", "a@b\r\nc"}, "is no address"},
 		{[]string{"plugin", "run"}, "needs the name of a plugin"},
 		{[]string{"plugin", "run", "nobody"}, "expected " + strings.Join(builtinNames(), " or ")},
 	} {

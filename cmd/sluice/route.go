@@ -125,6 +125,9 @@ func (a *app) routeCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Address = strings.Trim(strings.TrimSpace(args[0]), "<>")
 			request.Sender = strings.Trim(strings.TrimSpace(request.Sender), "<>")
+			if request.Sender != "" && !pipeline.ValidAddress(request.Sender) {
+				return usagef("--from %q is no address; expected one such as alice@example.net, or <> for the null sender", request.Sender)
+			}
 			origins := []string{string(sdk.Stranger), string(sdk.Login), string(sdk.Trusted), string(sdk.LMTP), string(sdk.Generated)}
 			if !slices.Contains(origins, request.Origin) {
 				return usagef("--origin %s is none, expected one of %s", request.Origin, strings.Join(origins, ", "))
