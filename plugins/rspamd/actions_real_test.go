@@ -1,6 +1,7 @@
 package rspamd
 
 import (
+	"fmt"
 	"mime"
 	"strings"
 	"testing"
@@ -70,5 +71,12 @@ func TestRealActions(t *testing.T) {
 		if len(v.Reasons) != 2 || v.Reasons[1].Text != seen {
 			t.Errorf("%s: %+v, want %s", c.name, v.Reasons, seen)
 		}
+	}
+	m := sdktest.Mail("From: a@example.org\n\nhello\n")
+	for i := range 1000 {
+		m.Recipients = append(m.Recipients, sdk.Recipient{Address: fmt.Sprintf("%0300d@example.test", i)})
+	}
+	if v, err := p.Ask(m); err != nil || len(v.Reasons) != 2 {
+		t.Errorf("many recipients: %+v %v", v, err)
 	}
 }

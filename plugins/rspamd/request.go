@@ -10,8 +10,12 @@ import (
 	"github.com/sluicemail/sluice/sdk"
 )
 
-// maxRecipients bounds the Rcpt fields of a request; rspamd itself looks at 1,024.
-const maxRecipients = 1000
+// Bounds on the Rcpt fields of a request: rspamd itself looks at 1,024, and closes the connection over a header of more than 80 KiB, so
+// that a sender with many long addresses would not be looked at.
+const (
+	maxRecipients = 1000
+	maxRcptOctets = 32 << 10
+)
 
 // scanHeader returns the header of a request to check a message: the envelope as rspamd's
 // protocol has it (section "HTTP headers" of its documentation).
@@ -33,8 +37,13 @@ func scanHeader(m *sdk.Message, set *settings) http.Header {
 		put("Hostname", m.ClientName)
 	}
 	h.Set("From", "<"+plain.Value(mailAddress(m.Sender))+">") // with brackets, or the null sender would be no field at all
+	octets := 0
 	for _, r := range m.Recipients[:min(len(m.Recipients), maxRecipients)] {
-		h.Add("Rcpt", "<"+plain.Value(mailAddress(r.Address))+">")
+		to := "<" + plain.Value(mailAddress(r.Address)) + ">"
+		if octets += len("Rcpt: \r\n") + len(to); octets > maxRcptOctets {
+			break
+		}
+		h.Add("Rcpt", to)
 	}
 	if len(m.Recipients) == 1 {
 		put("Deliver-To", mailbox(&m.Recipients[0])) // whose statistics and settings count
