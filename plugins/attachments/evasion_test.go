@@ -2,6 +2,7 @@ package attachments
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -170,6 +171,22 @@ func TestHonestMessages(t *testing.T) {
 	}
 }
 
+// withUnicodePath is a zip with a file that has another name in its extra field.
+func withUnicodePath(t testing.TB, name, other string) []byte {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	extra := binary.LittleEndian.AppendUint16([]byte{1, 2, 1, 0, 'x', 0x75, 0x70}, uint16(5+len(other)))
+	f, err := w.CreateHeader(&zip.FileHeader{Name: name, Extra: append(append(extra, 1, 0, 0, 0, 0), other...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = f.Write([]byte("x"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // TestArchiveEvasions: what some archiver unpacks is looked at, whatever the first look says.
 func TestArchiveEvasions(t *testing.T) {
 	clean, evil := zipped(t, file{name: "a.txt", octets: []byte("x")}), zipped(t, file{name: "b.dat", octets: program})
@@ -197,6 +214,14 @@ func TestArchiveEvasions(t *testing.T) {
 	for _, at := range []int{8, bytes.Index(odd, []byte("PK\x01\x02")) + 10} {
 		odd[at] = 9 // Deflate64
 	}
+	swap := func(zip []byte, local, central string) []byte { // names of the length of a.txt
+		b := bytes.Clone(zip)
+		copy(b[30:], local)
+		copy(b[bytes.Index(b, []byte("PK\x01\x02"))+46:], central)
+		return b
+	}
+	locked := bytes.Clone(clean)
+	locked[6] |= 1
 	iso := make([]byte, 0x9000)
 	copy(iso[0x8001:], "CD001")
 	script := packedGzip(t, "b.js", []byte("x"))
@@ -216,6 +241,12 @@ func TestArchiveEvasions(t *testing.T) {
 		"gzip with a name":            {file{name: "a.gz", octets: script}, sdk.Reject},
 		"gzip in capitals":            {file{name: "A.JS.GZ", octets: gzipped(t, []byte("x"))}, sdk.Reject},
 		"gzip of two members":         {file{name: "a.gz", octets: append(gzipped(t, nil), gzipped(t, program)...)}, sdk.Reject},
+		"zip, the name in front":      {file{name: "a.zip", octets: swap(clean, "a.exe", "a.txt")}, sdk.Reject},
+		"zip, the name behind":        {file{name: "a.zip", octets: swap(clean, "a.txt", "a.exe")}, sdk.Reject},
+		"zip, a third name":           {file{name: "a.zip", octets: withUnicodePath(t, "a.txt", "b.exe")}, sdk.Reject},
+		"zip, the same name again":    {file{name: "a.zip", octets: withUnicodePath(t, "a.txt", "a.txt")}, sdk.Accept},
+		"zip, encrypted in front":     {file{name: "a.zip", octets: locked}, sdk.Quarantine},
+		"an encrypted document":       {file{name: "a.xlsx", octets: append([]byte("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), append(make([]byte, 600), wide("EncryptedPackage")...)...)}, sdk.Quarantine},
 		"a disk image":                {file{name: "a.bin", octets: iso}, sdk.Quarantine},
 		"a cabinet":                   {file{name: "a.cab", octets: []byte("MSCF\x00\x00\x00\x00")}, sdk.Quarantine},
 		"stored zip in zip is honest": {file{name: "a.zip", octets: zipped(t, file{name: "b.zip", octets: clean})}, sdk.Accept},

@@ -248,6 +248,9 @@ func (l *look) octetsOf(where, name string, file *kept, packed int64, depth int,
 	if found == "ole" && oleHasMacros(file) {
 		l.find(macros, where, "the document has macros")
 	}
+	if found == "ole" && contains(file, wide("EncryptedPackage")) { // an Office document (MS-OFFCRYPTO section 2.3.4.4)
+		l.find(encrypted, where, "the document is encrypted")
+	}
 	kinds := []string{found}
 	switch {
 	case kind == "message", found == "" && kind == "" && looksLikeMessage(head[:n], plain):

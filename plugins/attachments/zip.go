@@ -52,6 +52,7 @@ func (l *look) zipDirectory(a *archive) (known []span, err error) {
 		if f.FileInfo().IsDir() && f.UncompressedSize64 == 0 && f.CompressedSize64 == 0 {
 			continue
 		}
+		l.name(unicodePath(f.Extra), a.where+" > "+printable(f.Name))
 		// Bit 0: encrypted; bit 13: names are hidden too (APPNOTE section 4.4.4).
 		if err := l.entry(a, f.Name, f.Flags&(1|1<<13) != 0, func() (io.Reader, error) { return f.Open() }); err != nil {
 			return known, err
@@ -110,11 +111,21 @@ func (l *look) zipLocal(a *archive, at, next int64) error {
 	}
 	flags, method := binary.LittleEndian.Uint16(head[6:]), binary.LittleEndian.Uint16(head[8:])
 	name := make([]byte, binary.LittleEndian.Uint16(head[26:]))
-	data := at + 30 + int64(len(name)) + int64(binary.LittleEndian.Uint16(head[28:]))
-	if n, _ := a.file.ReadAt(name, at+30); n < len(name) || data == next && next < a.file.size || data > a.file.size {
+	extra := make([]byte, binary.LittleEndian.Uint16(head[28:]))
+	data := at + 30 + int64(len(name)) + int64(len(extra))
+	if n, _ := a.file.ReadAt(name, at+30); n < len(name) || data > a.file.size {
 		return nil
 	}
 	if strings.HasSuffix(string(name), "/") && method == 0 && binary.LittleEndian.Uint32(head[18:]) == 0 {
+		return nil
+	}
+	_, _ = a.file.ReadAt(extra, at+30+int64(len(name)))
+	l.name(unicodePath(extra), a.where+" > "+printable(string(name)))
+	if data == next && next < a.file.size { // its octets are looked at by what the directory says; who reads from the front has this name
+		l.name(string(name), a.where+" > "+printable(string(name)))
+		if flags&1 != 0 {
+			l.find(encrypted, a.where+" > "+printable(string(name)), "the file is encrypted")
+		}
 		return nil
 	}
 	size := a.file.size - data
@@ -131,6 +142,22 @@ func (l *look) zipLocal(a *archive, at, next int64) error {
 		}
 		return nil, zip.ErrAlgorithm
 	})
+}
+
+// unicodePath returns the name that many programs prefer to an entry's own: that of the extra field 0x7075 (APPNOTE section
+// 4.6.9), behind a version and a sum. "" is none.
+func unicodePath(extra []byte) string {
+	for len(extra) >= 4 {
+		id, size := binary.LittleEndian.Uint16(extra), int(binary.LittleEndian.Uint16(extra[2:]))
+		if extra = extra[4:]; size > len(extra) {
+			return ""
+		}
+		if id == 0x7075 && size > 5 {
+			return string(extra[5:size])
+		}
+		extra = extra[size:]
+	}
+	return ""
 }
 
 // endsAsZip reports whether the record that ends a zip is near the end of a file (APPNOTE section 4.3.16).
