@@ -62,6 +62,31 @@ func (p *Panel) change(m *Message, a *Answer, event *trace.Event) error {
 	return nil
 }
 
+// Wishes tells, in the words of a trace, which changes a verdict asks for that nobody obeys, and which of them the manifest or the phase would
+// not have allowed in any case. What depends on the message, and on other plugins, it does not know.
+func Wishes(v *sdk.Verdict, m *sdk.Manifest, phase sdk.Phase) []string {
+	var lines []string
+	note := func(list []sdk.Change, to string) {
+		for _, c := range list {
+			line := "not made: " + changeLine(c) + to
+			if !slices.Contains(m.Changes, c.Kind) || phase != sdk.PhaseContent && phase != sdk.PhaseRoute || reserved(c.Name) {
+				line = refusedPrefix + changeLine(c) + to
+			}
+			if len(lines) < trace.MaxReasons && !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	note(v.Changes, "")
+	for i := range v.Recipients {
+		note(v.Recipients[i].Changes, " for "+v.Recipients[i].Recipient)
+	}
+	if v.Route != nil || slices.ContainsFunc(v.Recipients, func(r sdk.RecipientVerdict) bool { return r.Route != nil }) {
+		lines = append(lines, "not followed: route")
+	}
+	return lines
+}
+
 // wish is what one answer asks for, as it is looked through.
 type wish struct {
 	panel *Panel

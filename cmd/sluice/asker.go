@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"time"
@@ -123,7 +124,10 @@ func (a *asker) observe(q *pipeline.Question) {
 		e := trace.Event{
 			At: time.Now(), Stage: a.stage, Plugin: a.Name(), Version: cmp.Or(own.By, &manifest).Version, Took: took,
 			Action: "shadow " + v.Action.String(), Score: v.Score, Reasons: v.Reasons, Detections: v.Detections,
-			Text: "not obeyed: mode = shadow",
+			Text: shadowText(&v),
+		}
+		if err == nil {
+			e.Changes = pipeline.Wishes(&v, cmp.Or(own.By, &manifest), q.Phase)
 		}
 		if err != nil {
 			e.Action, e.Text = "shadow failed", err.Error()
@@ -138,6 +142,23 @@ func (a *asker) observe(q *pipeline.Question) {
 		}
 		a.record(q.Message.ID, e)
 	})
+}
+
+// shadowText says what a shadow plugin wanted for some recipients alone.
+func shadowText(v *sdk.Verdict) string {
+	text := "not obeyed: mode = shadow"
+	for _, r := range v.Recipients {
+		if len(text) > trace.MaxText {
+			break
+		}
+		if r.Action != v.Action || r.Score != 0 {
+			text += fmt.Sprintf("; %s for %s", r.Action, r.Recipient)
+			if r.Score != 0 {
+				text += fmt.Sprintf(", score %+g", r.Score)
+			}
+		}
+	}
+	return text
 }
 
 // contentKey recognises a message that killed a plugin when it comes again.

@@ -26,7 +26,9 @@ type slowProcess struct {
 	record func(sdk.Verdict, time.Duration, error)
 }
 
-func (s *slowProcess) Manifest() sdk.Manifest { return sdk.Manifest{Version: "1"} }
+func (s *slowProcess) Manifest() sdk.Manifest {
+	return sdk.Manifest{Version: "1", Changes: []sdk.ChangeKind{sdk.AddField, sdk.ReplaceBody}}
+}
 
 func (s *slowProcess) Ask(context.Context, *pluginhost.Question) (sdk.Verdict, time.Duration, error) {
 	return sdk.Verdict{}, 0, errors.New("somebody waits for a shadow plugin")
@@ -75,6 +77,12 @@ func TestShadow(t *testing.T) {
 		t.Fatal(err)
 	}
 	plugin.record(sdk.Verdict{Action: sdk.Reject, Score: 7}, time.Second, nil)
+	plugin.record(sdk.Verdict{
+		Changes: []sdk.Change{{Kind: sdk.AddField, Name: "X-A", Value: "1"}, {Kind: sdk.RemoveField, Name: "Subject"}, {Kind: sdk.AddField, Name: "X-Sluice-A"}},
+		Recipients: []sdk.RecipientVerdict{
+			{Recipient: "alice@example.test", Action: sdk.Junk, Score: 2.5, Changes: []sdk.Change{{Kind: sdk.ReplaceBody}}},
+		},
+	}, time.Second, nil)
 	plugin.record(sdk.Verdict{}, time.Second, &pluginhost.Failure{Kind: pluginhost.Busy, Err: errors.New("too many")})
 	story, err := trace.Get(t.Context(), store.KV(), m.ID)
 	if err != nil {
@@ -84,8 +92,15 @@ func TestShadow(t *testing.T) {
 	for _, e := range story.Events {
 		words = append(words, e.Stage+" "+e.Plugin+" "+e.Action)
 	}
-	if got := strings.Join(words, "; "); got != "anti-spam ghost shadow reject; anti-spam ghost shadow failed" {
+	if got := strings.Join(words, "; "); got != "anti-spam ghost shadow reject; anti-spam ghost shadow accept; anti-spam ghost shadow failed" {
 		t.Errorf("the trace says %q", got)
+	}
+	wanted := story.Events[1]
+	if got := strings.Join(wanted.Changes, "; "); got != "not made: add field X-A; refused: remove field Subject; refused: add field X-Sluice-A; not made: replace body for alice@example.test" {
+		t.Errorf("the changes are %q", got)
+	}
+	if wanted.Text != "not obeyed: mode = shadow; junk for alice@example.test, score +2.5" {
+		t.Errorf("the text is %q", wanted.Text)
 	}
 }
 
