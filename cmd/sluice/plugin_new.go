@@ -42,11 +42,16 @@ are, or named with --sluice; without one, go.mod says what to fill in.`,
 // newPlugin is a plugin that is to be written.
 type newPlugin struct{ name, lang, dir, sluice string }
 
+var goVersionForm = regexp.MustCompile(`^v[0-9]+$`)
+
 var pluginNameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
 
 func (a *app) pluginNew(n *newPlugin) error {
 	if !pluginNameForm.MatchString(n.name) {
 		return usagef("the name %q, expected small letters, digits and hyphens, a letter first", n.name)
+	}
+	if n.lang == "go" && goVersionForm.MatchString(n.name) {
+		return usagef("the name %q, which Go takes for a version of a module", n.name)
 	}
 	n.dir = or(n.dir, n.name)
 	var files map[string]string
@@ -68,12 +73,20 @@ func (a *app) pluginNew(n *newPlugin) error {
 	if err := writeNew(n.dir, files); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "wrote %s: %s\n\nnext:\n    cd %s\n", n.dir, strings.Join(sortedNames(files), ", "), n.dir)
+	fmt.Fprintf(a.stdout, "wrote %s: %s\n\nnext:\n    cd %s\n", n.dir, strings.Join(sortedNames(files), ", "), shellWord(n.dir))
 	for _, line := range next {
 		fmt.Fprintf(a.stdout, "    %s\n", line)
 	}
-	fmt.Fprintf(a.stdout, "then put what is in plugin.toml into your sluice.toml, and name %s in a stage\n", n.name)
+	fmt.Fprintf(a.stdout, "then put what is in plugin.toml into your sluice.toml, with the plugin's directory in its paths, and name %s in a stage\n", n.name)
 	return nil
+}
+
+// shellWord writes a word so that a shell reads it as one.
+func shellWord(s string) string {
+	if regexp.MustCompile(`^[A-Za-z0-9_./+:,@%-]+$`).MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func sortedNames(files map[string]string) []string {
@@ -143,6 +156,7 @@ func (n *newPlugin) python() (map[string]string, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	files[".gitignore"] = "__pycache__/\n"
 	if files["plugin_pb2.py"], err = example("python/plugin_pb2.py"); err != nil {
 		return nil, nil, err
 	}
@@ -165,7 +179,11 @@ func (n *newPlugin) javascript() (map[string]string, []string, error) {
 		},
 		"javascript-scanner", n.name, "scanner.js", "plugin.js", protocolLink, "Sluice's `sdk/PROTOCOL.md`",
 	)
-	return files, []string{"npm ci --ignore-scripts", "npm test", "sluice plugin check --config plugin.toml"}, err
+	if err != nil {
+		return nil, nil, err
+	}
+	files[".gitignore"] = "node_modules/\n"
+	return files, []string{"npm ci --ignore-scripts", "npm test", "sluice plugin check --config plugin.toml"}, nil
 }
 
 func (n *newPlugin) golang() (map[string]string, []string, error) {
@@ -179,7 +197,8 @@ func (n *newPlugin) golang() (map[string]string, []string, error) {
 	}
 	files := map[string]string{
 		"main.go": main, "main_test.go": test, "README.md": goReadme(n.name), ".gitignore": "/" + n.name + "\n",
-		"plugin.toml": fmt.Sprintf("# What goes into sluice.toml. `sluice plugin check --config plugin.toml` reads it too.\n"+
+		"plugin.toml": fmt.Sprintf("# What goes into sluice.toml, with the plugin's directory in the path: paths are relative to the file that they stand in.\n"+
+			"# `sluice plugin check --config plugin.toml` reads it too.\n"+
 			"[plugin.%[1]s]\ncommand = [\"./%[1]s\"]\non_failure = \"accept\"\n\n[plugin.%[1]s.config]\nwords = [\"lottery\"]\n", n.name),
 	}
 	next := []string{"go build", "go test", "sluice plugin check --config plugin.toml"}
@@ -215,7 +234,7 @@ func (n *newPlugin) goModule(files map[string]string) (complete bool, err error)
 		return false, err
 	}
 	if root == "" {
-		files["go.mod"] = fmt.Sprintf("module %s\n\ngo 1.26\n\n%s", n.name, releasedModule())
+		files["go.mod"] = fmt.Sprintf("%sgo 1.26\n\n%s", n.module(), releasedModule())
 		return false, nil
 	}
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
@@ -227,10 +246,15 @@ func (n *newPlugin) goModule(files map[string]string) (complete bool, err error)
 		return false, fmt.Errorf("read Sluice's go.sum: %w", err)
 	}
 	goVersion, requires := readModule(string(mod))
-	files["go.mod"] = fmt.Sprintf("module %s\n\ngo %s\n\nrequire %s v0.0.0\n\nreplace %s => %s\n\n// What Sluice needs; go mod tidy leaves what this plugin needs.\nrequire (\n%s)\n",
-		n.name, goVersion, module, module, root, requires)
+	files["go.mod"] = fmt.Sprintf("%sgo %s\n\nrequire %s v0.0.0\n\nreplace %s => %s\n\n// What Sluice needs; go mod tidy leaves what this plugin needs.\nrequire (\n%s)\n",
+		n.module(), goVersion, module, module, root, requires)
 	files["go.sum"] = string(sum)
 	return true, nil
+}
+
+// module is the first line of go.mod. A path of one word would be that of a package of Go's own, if that has the name.
+func (n *newPlugin) module() string {
+	return fmt.Sprintf("module example.com/%s // put your own path here, when you have one\n\n", n.name)
 }
 
 // releasedModule names this program's release, or says what to do while there is none.

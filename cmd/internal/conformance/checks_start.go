@@ -88,11 +88,17 @@ func startChecks() []check {
 // startable skips what needs a process, where none can be had.
 func startable(r *run) string { return r.broken }
 
+// missed is what programs say of a file that they can't read, though it may be there.
+var missed = regexp.MustCompile(`(?i)no module named|cannot find module|modulenotfound|permission denied|permissionerror|eacces`)
+
 func checkHandshake(ctx context.Context, r *run) (string, error) {
 	begin := time.Now()
 	p, err := r.dialed(ctx, r.state)
 	if err != nil {
 		r.broken = "it cannot be started"
+		if len(r.Plugin.Read) == 0 && missed.MatchString(err.Error()) {
+			err = fmt.Errorf("%w (it may read its program, those of its arguments that are files, and the system's; --read, or read in its table, gives it more)", err)
+		}
 		return "", err
 	}
 	defer p.end()

@@ -35,26 +35,26 @@ func TestAuthorNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func(t *testing.T, lang string) string {
+	write := func(t *testing.T, lang, name string) string {
 		dir := filepath.Join(t.TempDir(), "made")
-		out := mustIn(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, "--sluice", root, "my-"+lang)
+		out := mustIn(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, "--sluice", root, name)
 		if !strings.Contains(out, "sluice plugin check") {
 			t.Errorf("it does not say what comes next:\n%s", out)
 		}
-		for _, name := range []string{"README.md", "plugin.toml"} {
-			text, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil || !strings.Contains(string(text), "my-"+lang) || strings.Contains(string(text), "../..") || strings.Contains(string(text), "scanner.") {
-				t.Errorf("%s: %v\n%s", name, err, text)
+		for _, file := range []string{"README.md", "plugin.toml"} {
+			text, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil || !strings.Contains(string(text), name) || strings.Contains(string(text), "../..") || strings.Contains(string(text), "scanner.") {
+				t.Errorf("%s: %v\n%s", file, err, text)
 			}
 		}
-		again, err := in(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, "my-"+lang)
+		again, err := in(t, root, time.Minute, sluicePath(t), "plugin", "new", "--lang", lang, "--dir", dir, name)
 		if exitStatus(err) != 1 || !strings.Contains(again, "is there already") {
 			t.Errorf("it writes over what is there: %v %s", err, again)
 		}
 		return dir
 	}
 	t.Run("go", func(t *testing.T) {
-		dir := write(t, "go")
+		dir := write(t, "go", "mime")                                                               // the name of a package of Go's own
 		env := []string{"env", "HOME=" + os.Getenv("HOME"), "GOPROXY=off", "GOFLAGS=-mod=readonly"} // it builds without any network
 		mustIn(t, dir, 2*time.Minute, append(env, "go", "build")...)
 		mustIn(t, dir, 2*time.Minute, append(env, "go", "test")...)
@@ -62,20 +62,20 @@ func TestAuthorNew(t *testing.T) {
 	})
 	t.Run("python", func(t *testing.T) {
 		needPython(t)
-		dir := write(t, "python")
+		dir := write(t, "python", "my-python")
 		mustIn(t, dir, time.Minute, debianPython, "-m", "unittest")
 		passesCheck(t, dir, "--quick")
 	})
 	t.Run("javascript", func(t *testing.T) {
 		installed := javascriptPath(t)
-		dir := write(t, "javascript")
+		dir := write(t, "javascript", "my-javascript")
 		mustIn(t, dir, time.Minute, "cp", "-a", filepath.Join(installed, "node_modules"), dir) // npm ci once is enough
 		mustIn(t, dir, time.Minute, "npm", "test")
 		passesCheck(t, dir, "--quick")
 	})
 	t.Run("usage", func(t *testing.T) {
 		dir := t.TempDir()
-		for _, args := range [][]string{{"--lang", "cobol", "x"}, {"x"}, {"--lang", "go", "Not-A-Name"}, {"--lang", "go"}, {"--lang", "go", "--sluice", dir, "x"}} {
+		for _, args := range [][]string{{"--lang", "cobol", "x"}, {"x"}, {"--lang", "go", "Not-A-Name"}, {"--lang", "go"}, {"--lang", "go", "v2"}, {"--lang", "go", "--sluice", dir, "x"}} {
 			if out, err := in(t, dir, time.Minute, append([]string{sluicePath(t), "plugin", "new"}, args...)...); exitStatus(err) != 2 {
 				t.Errorf("new %q: %v %s", args, err, out)
 			}

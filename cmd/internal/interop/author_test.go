@@ -130,6 +130,7 @@ func TestAuthorCheck(t *testing.T) {
 		{[]string{"--quick", "--", "/bin/true"}, 1, "FAILED  handshake"},
 		{[]string{"--quick", "--json", "--", "/bin/true"}, 1, `"check":"handshake","section":"1","status":"failed"`},
 		{[]string{"--quick", "--", "no-such-program"}, 1, "no-such-program"},
+		{[]string{"--quick", "--", debianPython, "-c", "import there_is_none"}, 1, "--read, or read in its table, gives it more"},
 		{nil, 2, "needs a COMMAND"},
 		{[]string{"--builtin", "nix"}, 2, "unknown builtin"},
 		{[]string{"--builtin", "gtube", "--", "cat"}, 2, "expected one of them"},
