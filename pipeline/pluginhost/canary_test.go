@@ -184,10 +184,10 @@ func TestCanaryReload(t *testing.T) {
 			}
 		})
 	}
-	t.Cleanup(func() {
+	defer func() {
 		stop.Store(true)
 		askers.Wait()
-	})
+	}()
 	reload := func(share float64, settings map[string]any) error {
 		next := h.host.Plugin("t").Config()
 		next.Canary.Share, next.Canary.Config = share, settings
