@@ -99,8 +99,39 @@ function table(items) {
   return new Map(Object.entries(items).map(([key, value]) => [key, plain(value)]));
 }
 
+// protocol loads plugin.proto.
+function protocol() {
+  return loadSync(path.join(__dirname, 'plugin.proto'), {
+    keepCase: true, longs: String, enums: String, defaults: true, oneofs: true,
+  });
+}
+
+// strict returns a message of that name, and throws at a field or a word of an enum that plugin.proto does not have. They would
+// be left out in silence when the message is written: REJECT, where it is ACTION_REJECT, would be an accept.
+function strict(proto, name, message) {
+  const about = (typeName) => proto['sluice.plugin.v1.' + typeName.split('.').pop()].type;
+  const { field: fields, nestedType: maps } = about(name);
+  for (const [key, value] of Object.entries(message)) {
+    const field = fields.find((field) => field.name === key);
+    if (!field) throw new TypeError(`${name}.${key}: expected one of ${fields.map((field) => field.name).join(', ')}`);
+    if (value === undefined || value === null || maps.some((map) => map.name === field.typeName)) continue;
+    const isList = field.label === 'LABEL_REPEATED';
+    if (isList && !Array.isArray(value)) throw new TypeError(`${name}.${key}: expected a list`);
+    for (const item of isList ? value : [value]) {
+      if (field.type === 'TYPE_MESSAGE') strict(proto, field.typeName, item);
+      if (field.type !== 'TYPE_ENUM') continue;
+      const words = about(field.typeName).value;
+      if (!words.some((word) => word.name === item || word.number === item)) {
+        throw new TypeError(`${name}.${key} is ${item}, expected ${words.map((word) => word.name).join(', ')}`);
+      }
+    }
+  }
+  return message;
+}
+
 class Plugin {
-  constructor() {
+  constructor(proto) {
+    this.proto = proto;
     this.settings = { words: [] };
     this.lanes = 0;
   }
@@ -151,7 +182,7 @@ class Plugin {
         else if (kind === 'parsed') verdict = scan.parsed(frame.parsed);
         else if (kind === 'end') verdict = scan.end();
         else answer({ error: { text: 'cancelled' } });
-        if (verdict) answer({ verdict });
+        if (verdict) answer({ verdict: strict(this.proto, 'Verdict', verdict) });
       } catch (error) { // no opinion: on_failure decides
         console.error(`question ${id}:`, error);
         answer({ error: { text: String(error).slice(0, 1000) } });
@@ -171,14 +202,12 @@ function serve() {
   }
   process.stdin.on('data', () => {}).on('error', () => process.exit(0)).on('end', () => process.exit(0));
 
-  const proto = loadSync(path.join(__dirname, 'plugin.proto'), {
-    keepCase: true, longs: String, enums: String, defaults: true, oneofs: true,
-  });
+  const proto = protocol();
   const octets = (name) => ({
     path: name, requestStream: false, responseStream: false,
     requestSerialize: (b) => b, requestDeserialize: (b) => b, responseSerialize: (b) => b, responseDeserialize: (b) => b,
   });
-  const plugin = new Plugin();
+  const plugin = new Plugin(proto);
   const server = new grpc.Server({ 'grpc.max_receive_message_length': 16 << 20 });
   server.addService(proto['sluice.plugin.v1.Plugin'], {
     Describe: (call, reply) => plugin.describe(call, reply),
@@ -201,5 +230,5 @@ function serve() {
   });
 }
 
-module.exports = { Scan, configure, plain };
+module.exports = { Scan, configure, plain, protocol, strict };
 if (require.main === module) serve();

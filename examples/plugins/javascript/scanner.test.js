@@ -3,7 +3,7 @@
 
 const assert = require('node:assert');
 const { test } = require('node:test');
-const { Scan, configure, plain } = require('./scanner.js');
+const { Scan, configure, plain, protocol, strict } = require('./scanner.js');
 
 function verdict(words, chunks, texts = []) {
   const { settings, complaints } = configure(new Map([['words', words]]));
@@ -48,4 +48,22 @@ test('complaints', () => {
 test('plain', () => {
   const value = { kind: 'table', table: { items: { a: { kind: 'integer', integer: '3' } } } };
   assert.deepStrictEqual(plain(value), new Map([['a', 3]]));
+});
+
+test('what would be left out in silence is an error', () => {
+  const proto = protocol();
+  for (const [message, complaint] of [
+    [{}, undefined],
+    [{ action: 5, reply: undefined, tags: { any: 'x' }, recipients: [{ recipient: 'a@b', action: 'ACTION_JUNK' }] }, undefined],
+    [{ action: 'REJECT' }, /Verdict.action is REJECT, expected ACTION_ACCEPT, /],
+    [{ action: 6 }, /Verdict.action is 6/],
+    [{ scores: 5 }, /Verdict.scores: expected one of action, score, /],
+    [{ reasons: 'spam' }, /Verdict.reasons: expected a list/],
+    [{ recipients: [{ recipient: 'a@b', action: 'junk' }] }, /RecipientVerdict.action is junk/],
+    [{ changes: [{ kind: 'CHANGE_KIND_ADD_FIELD', Name: 'X' }] }, /Change.Name: expected one of /],
+    [{ reply: '550 no' }, /Reply.0: expected one of code, /],
+  ]) {
+    if (complaint) assert.throws(() => strict(proto, 'Verdict', message), complaint);
+    else assert.strictEqual(strict(proto, 'Verdict', message), message);
+  }
 });

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"mime"
 	"net/mail"
 	"strings"
 
@@ -33,6 +34,9 @@ func (s *scanner) Ask(_ context.Context, m *sdk.Message) (sdk.Verdict, error) {
 		return sdk.Verdict{}, err // the administrator's on_failure decides
 	}
 	subject := parsed.Header.Get("Subject")
+	if decoded, err := new(mime.WordDecoder).DecodeHeader(subject); err == nil { // as a reader sees it
+		subject = decoded
+	}
 	for _, word := range s.Words {
 		if strings.Contains(strings.ToLower(subject), strings.ToLower(word)) {
 			return sdk.Verdict{Action: sdk.Reject, Reply: &sdk.Reply{Code: 550, Enhanced: "5.7.1", Text: "We do not want that word here"}}, nil

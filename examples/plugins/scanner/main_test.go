@@ -14,10 +14,14 @@ func TestScanner(t *testing.T) {
 		action sdk.Action
 		score  float64
 	}{
-		"Hello":                  {sdk.Accept, 0},
-		"You won the Lottery!":   {sdk.Reject, 0},
-		"BUY NOW":                {sdk.Accept, 2},
-		"about Kafka's Lotterie": {sdk.Accept, 0},
+		"Hello":                        {sdk.Accept, 0},
+		"You won the Lottery!":         {sdk.Reject, 0},
+		"BUY NOW":                      {sdk.Accept, 2},
+		"about Kafka's Lotterie":       {sdk.Accept, 0},
+		"=?utf-8?B?WW91ciBsb3R0ZXJ5?=": {sdk.Reject, 0},
+		"=?utf-8?Q?THE_L=4FTTERY?=":    {sdk.Reject, 0},
+		"=?utf-8?Q?BUY_N=C3=96W?=":     {sdk.Accept, 2},
+		"=?klingon?Q?lottery?=":        {sdk.Reject, 0},
 	} {
 		v, err := p.Ask(sdktest.Mail("From: a@example.org\nSubject: " + subject + "\n\nlottery\n"))
 		if err != nil || v.Action != want.action || v.Score != want.score {
