@@ -2,7 +2,9 @@ package attachments
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +47,15 @@ func magics() []magic {
 		{"ace", 7, "**ACE**"},
 		{"arj", 0, "\x60\xea"},
 		{"lzh", 2, "-lh"},
+		{"wim", 0, "MSWIM\x00\x00\x00"},
+		{"compress", 0, "\x1f\x9d"}, // .Z
+		{"lzip", 0, "LZIP\x01"},
+		{"lzma", 0, "\x5d\x00\x00"}, // of its own, as .lzma has it
+		{"lz4", 0, "\x04\x22\x4d\x18"},
+		{"cpio", 0, "07070"},
+		{"xar", 0, "xar!\x00"},
+		{"vhd", 0, "conectix"},
+		{"vhd", 0, "vhdxfile"},
 		{"tnef", 0, "\x78\x9f\x3e\x22"},
 		{"iso", 0x8001, "CD001"},
 		{"onenote", 0, "\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d"},
@@ -84,6 +95,13 @@ func believed(m magic, head []byte) bool {
 		return len(head) > 6 && head[6] == '-'
 	case "BZh":
 		return len(head) > 3 && head[3] >= '1' && head[3] <= '9'
+	case "\x1f\x9d": // its longest code has 9 to 16 bits
+		return len(head) > 2 && head[2]&0x60 == 0 && head[2]&0x1f >= 9 && head[2]&0x1f <= 16
+	case "\x5d\x00\x00": // a window of one or two bits, and how much it unpacks to, or that this is not known
+		return len(head) >= 13 && bits.OnesCount16(binary.LittleEndian.Uint16(head[3:])) <= 2 &&
+			binary.LittleEndian.Uint64(head[5:])+1 < 1<<40
+	case "07070": // numbers follow, to the end of its first header
+		return len(head) >= 76 && strings.Trim(string(head[:76]), "0123456789abcdefABCDEF") == ""
 	case "\x60\xea": // the size of its first header
 		return len(head) > 3 && head[3] < 0x0b && (head[2] >= 30 || head[3] > 0)
 	}
@@ -109,7 +127,7 @@ func tarSum(head []byte) bool {
 // typeFarIn finds types that do not say at their beginning what they are.
 func typeFarIn(file *kept) string {
 	b := make([]byte, 5)
-	if n, _ := file.ReadAt(b, 0x8001); n == 5 && string(b) == "CD001" { // ISO 9660
+	if n, _ := file.ReadAt(b, 0x8001); n == 5 && (string(b) == "CD001" || string(b) == "BEA01") { // ISO 9660, UDF
 		return "iso"
 	}
 	return ""
@@ -128,7 +146,7 @@ func typeByName(plain string) string {
 // closed reports whether nothing here looks into files of a type that holds others.
 func closed(kind string) bool {
 	switch kind {
-	case "cab", "ace", "arj", "lzh", "iso", "onenote":
+	case "cab", "ace", "arj", "lzh", "iso", "onenote", "wim", "compress", "lzip", "lzma", "lz4", "cpio", "xar", "vhd":
 		return true
 	}
 	return false
