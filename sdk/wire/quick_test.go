@@ -12,7 +12,7 @@ import (
 )
 
 // sockets returns both ends of a unix socket, as the two sides of a lane have them.
-func sockets(t *testing.T) (a, b net.Conn) {
+func sockets(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

@@ -65,7 +65,7 @@ func appendQuestion(b []byte, ask *Ask, content io.Reader, n int) ([]byte, error
 		return b, err
 	}
 	const ends = 64 // what the heads of Chunk and End need at most
-	if len(b)+n+ends > MaxShared {
+	if n > MaxShared-ends-len(b) {
 		return b, ErrTooLarge
 	}
 	if n > 0 {
@@ -79,6 +79,20 @@ func appendQuestion(b []byte, ask *Ask, content io.Reader, n int) ([]byte, error
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(pieceLength(ask.Id, 0)))
 	return appendPieceHead(b, tagEnd, ask.Id, 0), nil
+}
+
+// Begin waits for the plugin's sign that a handler serves the connection. After an error Ask fails.
+func (s *HostShare) Begin() error {
+	err := s.hostConn.Begin()
+	s.out.fail(err)
+	return err
+}
+
+// Recv waits for a frame. After an error Ask fails: whoever deals with the error knows of all questions that were sent.
+func (s *HostShare) Recv() (*PluginFrame, error) {
+	f, err := s.hostConn.Recv()
+	s.out.fail(err)
+	return f, err
 }
 
 // Cancel says that nobody waits for the answer any more.
@@ -160,11 +174,15 @@ func (o *outbox) put(b []byte, wait bool) error {
 // full reports whether n octets more are too many. o.mu is held.
 func (o *outbox) full(n int) bool { return len(o.waiting) > 0 && len(o.waiting)+n > o.limit }
 
+// maxTurns bounds how often who sends something of its own writes for the others.
+const maxTurns = 16
+
 // write writes what waits as far as that goes without waiting; a goroutine of its own does the rest.
 func (o *outbox) write() {
 	w, now := o.conn.(interface{ writeNow([]byte) (int, error) })
-	for b := o.next(nil, nil); b != nil; {
-		if !now {
+	b := o.next(nil, nil)
+	for turn := 0; b != nil; turn++ {
+		if !now || turn == maxTurns {
 			go o.writeAll(b, 0)
 			return
 		}
@@ -187,14 +205,12 @@ func (o *outbox) writeAll(b []byte, n int) {
 
 // next returns what is to be written after `done`, or nil if there is nothing: then nobody writes any more.
 func (o *outbox) next(done []byte, err error) []byte {
+	if err != nil {
+		o.fail(err)
+		_ = o.conn.Close() // half a frame may have gone out; and the reader must learn that no answer can follow
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.err == nil {
-		o.err = err
-	}
-	if o.err != nil {
-		o.waiting = nil
-	}
 	if cap(done) > 0 && cap(done) <= 4*MaxShared {
 		o.spare = done[:0]
 	}
@@ -206,4 +222,18 @@ func (o *outbox) next(done []byte, err error) []byte {
 	b := o.waiting
 	o.waiting, o.spare = o.spare, nil
 	return b
+}
+
+// fail ends it: what waits is thrown away, and nothing more is taken. nil is no error.
+func (o *outbox) fail(err error) {
+	if err == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = err
+	}
+	o.waiting = nil
+	o.room.Broadcast()
 }
