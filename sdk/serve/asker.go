@@ -84,8 +84,12 @@ func (a *asker) answer(q *question) {
 		answer.Result = &wire.Answer_Verdict{Verdict: wire.ToVerdict(&verdict)}
 	}
 	close(q.answered)
-	// An error means that the stream is gone, which the reader sees too.
-	_ = a.send(&wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}})
+	frame := &wire.PluginFrame{Frame: &wire.PluginFrame_Answer{Answer: answer}}
+	if err := a.send(frame); err != nil {
+		// The verdict is larger than a frame can be; or the stream is gone, which the reader sees too.
+		answer.Result = &wire.Answer_Error{Error: &wire.Error{Text: oneLine("send the verdict: " + err.Error())}}
+		_ = a.send(frame)
+	}
 }
 
 // ask calls the plugin and turns a panic into an error; see the package comment.

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -55,13 +56,26 @@ func (d *direct) listen(dir, name string, serve func(net.Conn)) string {
 	return d.listeners[name].Addr().String()
 }
 
+// acceptPause is how long after a connection could not be accepted the next one is tried.
+const acceptPause = 50 * time.Millisecond
+
+// accept takes connections until the end. A plugin that is out of descriptors for a moment has them again later, while the
+// host, which is connected as soon as the socket listens, would wait for ever.
 func (d *direct) accept(l net.Listener, serve func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
-		if err != nil {
+		switch {
+		case err == nil:
+			go d.handle(wire.Quick(conn), serve)
+			continue
+		case errors.Is(err, net.ErrClosed):
 			return
 		}
-		go d.handle(wire.Quick(conn), serve)
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-time.After(acceptPause):
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/sluicemail/sluice/sdk/wire"
@@ -54,10 +55,17 @@ func (s *shared) run() error {
 	}
 	s.mu.Unlock()
 	s.asking.Wait()
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if ended(err) {
 		return nil
 	}
 	return err
+}
+
+// ended reports whether an error of Recv says that the host, or this side, has ended the connection: a host that dies may have sent half
+// a frame, or not read all answers.
+func ended(err error) bool {
+	var call *os.SyscallError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &call)
 }
 
 func (s *shared) read() error {
