@@ -83,6 +83,12 @@ func TestUsage(t *testing.T) {
 		{[]string{"route", "a@example.test", "--from", "nonsense"}, "--from \"nonsense\" is no address"},
 		{[]string{"route", "a@example.test", "--from", "a@b c"}, "is no address"},
 		{[]string{"route", "a@example.test", "--from", "a@b\r\nc"}, "is no address"},
+		{[]string{"trace", "--limit", "0"}, `invalid argument "0" for "--limit" flag: expected a number from 1 to 10000; sluice trace --help`},
+		{[]string{"trace", "--limit", "10001"}, "from 1 to 10000"},
+		{[]string{"queue", "list", "--limit", "-1"}, "expected a number, 1 or more"},
+		{[]string{"quarantine", "list", "--limit", "0"}, "expected a number, 1 or more"},
+		{[]string{"suppress", "list", "--limit=all"}, "expected a number, 1 or more"},
+		{[]string{"report", "show", "--account", "a@example.test", "--limit", "0"}, "from 1 to 100000"},
 		{[]string{"plugin", "run"}, "needs the name of a plugin"},
 		{[]string{"plugin", "run", "nobody"}, "expected " + strings.Join(builtinNames(), " or ")},
 	} {

@@ -48,7 +48,8 @@ type app struct {
 	configPath string // --config
 	json       bool   // --json
 
-	note string // what the answer, whatever it is, was made from
+	note  string // for stderr, behind the answer: what is to be known about it
+	shown int    // items that show has printed
 }
 
 // commands lists the subcommands.

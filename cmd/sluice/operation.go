@@ -150,6 +150,7 @@ func show[T any](ctx context.Context, a *app, op operation, request any, text fu
 		return err
 	}
 	return a.perform(ctx, c, op, request, func(raw json.RawMessage) error {
+		a.shown++
 		if a.json {
 			_, err := fmt.Fprintf(a.stdout, "%s\n", raw)
 			return err

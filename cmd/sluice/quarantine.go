@@ -47,11 +47,12 @@ func (a *app) quarantineCommand() *cobra.Command {
 			if err == nil && n == 0 && !a.json {
 				fmt.Fprintln(a.stdout, nothingFound("the quarantine", &f))
 			}
+			a.noteCut(cmd, request.Limit)
 			return err
 		},
 	}
 	f.add(list)
-	list.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`")
+	limitFlag(list, &request.Limit, 0, "at most so many `messages`")
 	one := a.showCommand("quarantine", "show one message in quarantine, and why it is there")
 	return group("quarantine", "look at what is in quarantine, release it or remove it",
 		append([]*cobra.Command{list, one}, a.verbCommands("quarantine")...)...)

@@ -91,11 +91,12 @@ func (a *app) queueListCommand() *cobra.Command {
 			if err == nil && n == 0 && !a.json {
 				fmt.Fprintln(a.stdout, nothingFound("the queue", &f))
 			}
+			a.noteCut(cmd, request.Limit)
 			return err
 		},
 	}
 	f.add(list)
-	list.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`")
+	limitFlag(list, &request.Limit, 0, "at most so many `messages`")
 	list.Flags().BoolVar(&summary, "summary", false, "count by next hop, state and reason in place of a list")
 	return list
 }

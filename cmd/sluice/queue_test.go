@@ -14,19 +14,29 @@ import (
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/sdk"
+	"github.com/sluicemail/sluice/storage"
 )
 
 // leaving queues messages of alice's to other servers, in a store that nobody has open.
 func leaving(t *testing.T, name string, recipients ...string) (ids []string) {
 	t.Helper()
+	q, store := openedQueue(t, name)
+	defer store.Close(context.Background())
 	for _, to := range recipients {
-		ids = append(ids, leavingText(t, name, "Subject: x\r\n\r\nhello\r\n", func(*pipeline.Message) {}, to))
+		ids = append(ids, enqueue(t, q, store, "Subject: x\r\n\r\nhello\r\n", nil, to))
 	}
 	return ids
 }
 
 // leavingText queues one message to several recipients, changed before it is committed.
 func leavingText(t *testing.T, name, text string, change func(*pipeline.Message), recipients ...string) (id string) {
+	t.Helper()
+	q, store := openedQueue(t, name)
+	defer store.Close(context.Background())
+	return enqueue(t, q, store, text, change, recipients...)
+}
+
+func openedQueue(t *testing.T, name string) (*queue.Queue, *storage.Store) {
 	t.Helper()
 	c, err := config.Load(name, config.Options{Builtins: builtinNames()})
 	if err != nil {
@@ -37,8 +47,11 @@ func leavingText(t *testing.T, name, text string, change func(*pipeline.Message)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close(context.Background())
-	q := queue.New(queue.Options{Store: store, Logger: logger})
+	return queue.New(queue.Options{Store: store, Logger: logger}), store
+}
+
+func enqueue(t *testing.T, q *queue.Queue, store *storage.Store, text string, change func(*pipeline.Message), recipients ...string) (id string) {
+	t.Helper()
 	spool := store.Blobs().NewSpool()
 	_, _ = io.WriteString(spool, text)
 	draft, err := spool.Finish()
@@ -55,7 +68,9 @@ func leavingText(t *testing.T, name, text string, change func(*pipeline.Message)
 	if err := m.SetContent(draft); err != nil {
 		t.Fatal(err)
 	}
-	change(m)
+	if change != nil {
+		change(m)
+	}
 	if err := q.Commit(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}

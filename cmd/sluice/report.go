@@ -37,6 +37,9 @@ type reportItem struct {
 // maxReportRows bounds the records of one item: it goes over the control socket as one line.
 const maxReportRows = 20_000
 
+// maxReportMessages bounds the messages that are looked at in one go.
+const maxReportMessages = 100_000
+
 func reportShowOperation() operation {
 	return operation{"report/show", typed(showReports)}
 }
@@ -48,7 +51,7 @@ func showReports(ctx context.Context, s *storage.Store, r reportRequest, emit fu
 		return fmt.Errorf("there is no account %s; sluice user list shows them", r.Account)
 	}
 	var list []*storage.Message
-	limit := min(max(r.Limit, 1), 100_000)
+	limit := min(max(r.Limit, 1), maxReportMessages)
 	err = s.View(ctx, who.ID, func(v *storage.View) error {
 		box, err := v.Mailbox(r.Mailbox)
 		if err != nil {
@@ -125,7 +128,7 @@ func (a *app) reportCommand() *cobra.Command {
 	}
 	showing.Flags().StringVar(&r.Account, "account", "", "look into a mailbox of this `address`")
 	showing.Flags().StringVar(&r.Mailbox, "mailbox", r.Mailbox, "the `mailbox` to look into")
-	showing.Flags().IntVar(&r.Limit, "limit", r.Limit, "look at so many `messages` at most, the newest")
+	limitFlag(showing, &r.Limit, maxReportMessages, "look at so many `messages` at most, the newest")
 	return group("report", "read what other servers report about mail in our name", showing)
 }
 

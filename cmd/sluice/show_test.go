@@ -21,7 +21,7 @@ func TestShowHeader(t *testing.T) {
 		return stdout + stderr
 	}
 	const hostile = "Subject: \x1b[2Jhi\u202e\xff\r\n\tfolded\r\nTo: a@one.test\r\n\r\nbody\x1b[2J\r\n"
-	id := leavingText(t, name, hostile, func(*pipeline.Message) {}, "a@one.test", "b@one.test")
+	id := leavingText(t, name, hostile, nil, "a@one.test", "b@one.test")
 	for _, group := range []string{"queue", "quarantine"} {
 		got := run(exitDone, group+" show "+id+" --header")
 		if !strings.Contains(got, "\n\nSubject: ?[2Jhi??\n        folded\nTo: a@one.test\n") || strings.Contains(got, "body") || strings.Contains(got, "for <") {
@@ -57,7 +57,7 @@ func TestShowHeader(t *testing.T) {
 	}
 
 	text := "X: " + strings.Repeat("Y: "+strings.Repeat("z", 70)+"\r\n ", 3000) + "\r\n\r\n" + strings.Repeat("body\r\n", 200_000)
-	id = leavingText(t, name, text, func(*pipeline.Message) {}, "a@one.test")
+	id = leavingText(t, name, text, nil, "a@one.test")
 	if got := run(exitDone, "queue show --header "+id); len(got) > maxShown+1000 || !strings.HasSuffix(got, "and more than these 65536 octets; --raw has all of it\n") {
 		t.Errorf("%d octets, %q", len(got), got[max(0, len(got)-100):])
 	}

@@ -102,10 +102,11 @@ func (a *app) suppressListCommand() *cobra.Command {
 			if err == nil && n == 0 && !a.json {
 				fmt.Fprintln(a.stdout, "the suppression list is empty")
 			}
+			a.noteCut(cmd, r.Limit)
 			return err
 		},
 	}
-	cmd.Flags().IntVar(&r.Limit, "limit", r.Limit, "at most so many `addresses`")
+	limitFlag(cmd, &r.Limit, 0, "at most so many `addresses`")
 	cmd.Flags().BoolVar(&r.Watched, "watched", false, "also those of which too few answers are known")
 	return cmd
 }

@@ -30,6 +30,9 @@ type tracedStory struct {
 	Queued []queue.RecipientItem `json:"queued,omitempty"`
 }
 
+// maxTraces bounds the messages of one answer.
+const maxTraces = 10_000
+
 func traceOperation() operation {
 	return operation{"trace", typedDesk(func(ctx context.Context, d *desk, r traceRequest, emit func(any) error) error {
 		return findTraces(ctx, d.store, r, func(found any) error {
@@ -69,7 +72,7 @@ func findTraces(ctx context.Context, s *storage.Store, r traceRequest, emit func
 }
 
 func tracedIDs(ctx context.Context, s *storage.Store, r traceRequest) ([]storage.ID, error) {
-	limit := min(max(r.Limit, 1), 10_000)
+	limit := min(max(r.Limit, 1), maxTraces)
 	if r.Word == "" {
 		return trace.Latest(ctx, s.KV(), limit)
 	}
@@ -103,7 +106,7 @@ func (a *app) traceCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().IntVar(&request.Limit, "limit", request.Limit, "at most so many `messages`, newest first")
+	limitFlag(cmd, &request.Limit, maxTraces, "at most so many `messages`, newest first")
 	return cmd
 }
 
