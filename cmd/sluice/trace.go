@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluicemail/sluice/pipeline"
 	"github.com/sluicemail/sluice/pipeline/queue"
 	"github.com/sluicemail/sluice/pipeline/trace"
 	"github.com/sluicemail/sluice/storage"
@@ -88,11 +90,19 @@ func tracedIDs(ctx context.Context, s *storage.Store, r traceRequest) ([]storage
 	return ids, err
 }
 
+const traceLong = `Shows what happened to a message: who was asked, what they said, where it went. A word finds messages by queue ID, by
+the address of their sender or of a recipient, or by Message-ID; without one they are the newest.
+
+MS is how many milliseconds it took: a plugin its answer, a stage all that it did, a delivery its attempt. In the lines of
+receive and in "queued", with a +, it is the time since MAIL FROM, what the client took for the rest included. --json has it in
+nanoseconds, took_ns, and the time of each line's end.`
+
 func (a *app) traceCommand() *cobra.Command {
 	request := traceRequest{Limit: 10}
 	cmd := &cobra.Command{
 		Use:   "trace [ID|ADDRESS|MESSAGE-ID]",
 		Short: "show what happened to a message: who was asked, what they said, where it went",
+		Long:  traceLong,
 		Args:  atMost("a word"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -121,7 +131,10 @@ func printStory(w io.Writer, s tracedStory) {
 	t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "  STAGE\tWHO\tVERDICT\tSCORE\tMS\tWHY")
 	for _, e := range s.Events {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", e.Stage, orDash(who(e)), e.Action, score(e), millis(e.Took), because(e))
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", e.Stage, orDash(who(e)), e.Action, score(e), took(&e), because(e))
+	}
+	if slices.ContainsFunc(s.Events, sinceMail) {
+		fmt.Fprintln(t, "  + counted from the beginning, MAIL FROM")
 	}
 	t.Flush()
 	for i := range s.Queued {
@@ -171,6 +184,18 @@ func score(e trace.Event) string {
 		return "-"
 	}
 	return strconv.FormatFloat(e.Score, 'f', -1, 64)
+}
+
+// sinceMail reports whether an event's Took begins with the transaction: there the line is about all of it.
+func sinceMail(e trace.Event) bool {
+	return e.Plugin == "" && e.Took > 0 && (e.Stage == pipeline.StageReceive || e.Stage == pipeline.StageQueue && e.Action == "queued")
+}
+
+func took(e *trace.Event) string {
+	if sinceMail(*e) {
+		return "+" + millis(e.Took)
+	}
+	return millis(e.Took)
 }
 
 func millis(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }

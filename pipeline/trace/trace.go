@@ -74,7 +74,7 @@ type Event struct {
 	Reasons    []sdk.Reason  `json:"reasons,omitempty"`
 	Detections []string      `json:"detections,omitempty"`
 	Changes    []string      `json:"changes,omitempty"`
-	Took       time.Duration `json:"took_ns"`
+	Took       time.Duration `json:"took_ns"`        // in the stage receive, and of "queued": since MAIL FROM
 	Text       string        `json:"text,omitempty"` // a reply, a failure, a place
 }
 
