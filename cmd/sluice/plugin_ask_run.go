@@ -182,12 +182,12 @@ func (a *asked) line() string {
 	for _, r := range a.Verdict.Recipients {
 		text := r.Recipient + ": " + r.Action.String()
 		if r.Route != nil {
-			text += " to " + strings.Join(r.Route.To, ", ")
+			text += " " + routeOf(r.Route)
 		}
 		why = append(append(why, text), reasonsOf(r.Reasons, r.Detections)...)
 	}
 	if a.Verdict.Route != nil {
-		why = append(why, "to "+strings.Join(a.Verdict.Route.To, ", "))
+		why = append(why, routeOf(a.Verdict.Route))
 	}
 	for _, c := range a.Verdict.Changes {
 		why = append(why, strings.TrimSpace(c.Kind.String()+" "+or(c.Name, c.Address)))
@@ -197,6 +197,18 @@ func (a *asked) line() string {
 	}
 	line := fmt.Sprintf("%-40s  %-10s  %6.1f  %6.1f ms  %s", a.Source, a.Verdict.Action, a.Verdict.Score, a.MS, strings.Join(why, "; "))
 	return strings.TrimRight(line, " ")
+}
+
+// routeOf is "to a@b, c@d via smtp://host:25", or one of the two.
+func routeOf(r *sdk.Route) string {
+	text := ""
+	if len(r.To) > 0 {
+		text = "to " + strings.Join(r.To, ", ")
+	}
+	if r.Via != "" {
+		text = strings.TrimSpace(text + " via " + r.Via)
+	}
+	return text
 }
 
 func reasonsOf(reasons []sdk.Reason, detections []string) (list []string) {

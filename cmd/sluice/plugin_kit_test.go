@@ -92,6 +92,13 @@ func TestAskLine(t *testing.T) {
 	if got := a.line(); !strings.HasPrefix(got, "x.eml ") || !strings.HasSuffix(got, want) {
 		t.Errorf("%q", got)
 	}
+	routed := asked{Source: "x", Verdict: &sdk.Verdict{
+		Route:      &sdk.Route{Via: "lmtp://store.example:24"},
+		Recipients: []sdk.RecipientVerdict{{Recipient: "a@b", Route: &sdk.Route{To: []string{"c@d", "e@f"}, Via: "smtp://mx.example:25"}}},
+	}}
+	if got := routed.line(); !strings.HasSuffix(got, "a@b: accept to c@d, e@f via smtp://mx.example:25; via lmtp://store.example:24") {
+		t.Errorf("%q", got)
+	}
 	failed := asked{Source: "x", Kind: "timeout", Error: "no answer in time"}
 	if got := failed.line(); !strings.Contains(got, "FAILED") || !strings.HasSuffix(got, "timeout: no answer in time") {
 		t.Errorf("%q", got)
