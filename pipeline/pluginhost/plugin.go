@@ -45,6 +45,7 @@ type Plugin struct {
 	successor atomic.Pointer[Plugin] // who answers in its place, once it does not any more
 	asked     atomic.Int64           // when the last question came, in nanoseconds since 1970
 	old       *Plugin                // whom it replaces; of the goroutine of run, until the first start
+	formers   []*Plugin              // those of its name that former configurations left; likewise
 
 	mu       sync.Mutex
 	state    string

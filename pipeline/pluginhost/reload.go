@@ -26,7 +26,8 @@ type change struct {
 //   - with overlap (Manifest.Overlap of both versions) the new process starts beside the old one. The old one goes on for messages
 //     that began with it, until it was not asked for Options.Linger, then ends;
 //   - without, the old one answers what it was asked and ends, then the new one starts. Questions wait meanwhile, within their deadline;
-//   - what is in no table any more ends like an old version; whoever asks it after that is put off (Busy).
+//   - what is in no table any more ends like an old version; whoever asks it after that is put off (Busy). If it comes back before, it takes the
+//     place of the one that is leaving, by the same rules.
 //
 // Before anything else, each new version for which an old one would have to end first is checked in a process of its own, as Check
 // does: a mistake in a table, or a program that does not start, then disturbs nobody.
@@ -150,6 +151,7 @@ func (h *Host) startNew(ctx context.Context, changes []*change) error {
 				continue
 			}
 			starting.Go(func() {
+				h.meetFormers(c.fresh)
 				if !beside {
 					c.fresh.replace(ctx, c.old)
 				} else {
@@ -174,6 +176,23 @@ func (h *Host) startNew(ctx context.Context, changes []*change) error {
 	return nil
 }
 
+// meetFormers tells a new version, and its canary, who has their state directories besides the version that it replaces: a plugin that was
+// removed lately, and comes back.
+func (h *Host) meetFormers(fresh *Plugin) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for p := range h.leaving {
+		if p.name != fresh.name {
+			continue
+		}
+		fresh.formers = append(fresh.formers, p)
+		if p.canary != nil && fresh.canary != nil {
+			second := fresh.canary.plugin.Load()
+			second.formers = append(second.formers, p.canary.plugin.Load())
+		}
+	}
+}
+
 // overlaps reports whether the new version may start while the old one runs. Whether the new one minds is
 // found out when it describes itself (takeOver).
 func (c *change) overlaps() bool {
@@ -188,8 +207,13 @@ func (c *change) overlaps() bool {
 // takeOver ends the one before when the new version says that it must be alone. It is called between Describe and
 // Configure of the first start.
 func (p *Plugin) takeOver(m *sdk.Manifest) {
-	old := p.old
-	p.old = nil
+	old, formers := p.old, p.formers
+	p.old, p.formers = nil, nil
+	for _, former := range formers {
+		if !m.Overlap || !former.ownManifest().Overlap {
+			p.replace(p.host.ctx, former)
+		}
+	}
 	if old != nil && !m.Overlap && old.successor.Load() == nil {
 		p.replace(p.host.ctx, old)
 	}
@@ -320,6 +344,9 @@ func (p *Plugin) quiet(ctx context.Context, d time.Duration) time.Duration {
 		timer := time.NewTimer(max(d-idle, 20*time.Millisecond))
 		select {
 		case <-timer.C:
+		case <-p.done: // a successor needed its place
+			timer.Stop()
+			return idle
 		case <-ctx.Done():
 			timer.Stop()
 			return idle

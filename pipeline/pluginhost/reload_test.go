@@ -213,3 +213,55 @@ func TestReloadStop(t *testing.T) {
 		t.Error("a reload after the end")
 	}
 }
+
+// TestReloadPutBack: a plugin that must be alone with its state is removed and put back, or its canary is, before the removed one has
+// ended: the new one takes its place, and a message that began with the old one has its answer.
+func TestReloadPutBack(t *testing.T) {
+	for _, second := range []bool{false, true} {
+		t.Run(fmt.Sprintf("canary %v", second), func(t *testing.T) {
+			t.Parallel()
+			builtin := "plain"
+			if second {
+				builtin = "overlap"
+			}
+			h := newReloadHarness(t, builtin, func(c *Config, o *Options) {
+				o.Linger = time.Minute
+				c.Config = map[string]any{"hold": true}
+				if second {
+					c.Config = nil
+					c.Canary = Canary{Builtin: "plain2", Share: 0.5, Config: map[string]any{"hold": true}}
+				}
+			})
+			old, pid := h.Plugin, h.host.States()[0].PID
+			without := []Config{}
+			if second {
+				pid = h.canaryState().PID
+				without = []Config{h.Config()}
+				without[0].Canary = Canary{}
+			}
+			for range 3 {
+				if err := h.host.Reload(t.Context(), without); err != nil {
+					t.Fatal(err)
+				}
+				if err := h.host.Reload(t.Context(), []Config{old.Config()}); err != nil {
+					t.Fatal(err)
+				}
+				s := h.host.States()[0]
+				now := s.PID
+				if second {
+					now = s.Canary.PID
+				}
+				if s.State != stateReady || now == pid || now == 0 || alive(pid) {
+					t.Errorf("%+v; %d was before", s, pid)
+				}
+				pid = now
+			}
+			if v, _, err := old.Ask(t.Context(), message("do: version\r\n\r\n")); err != nil || v.Tags["version"] == "" {
+				t.Errorf("%v %v", v, err)
+			}
+			if left := h.host.States()[0].Leaving; !second && left > 0 {
+				eventually(t, "nothing is leaving", 3*time.Second, func() bool { return h.host.States()[0].Leaving == 0 })
+			}
+		})
+	}
+}
