@@ -24,6 +24,7 @@ type question struct {
 	body     *body
 	err      error         // why the plugin can't be asked
 	answered chan struct{} // closed before the answer is sent
+	began    time.Time     // that it is asked; on a shared connection
 	handed   bool          // who asks it was the reader, and is no more; of lane.mu
 }
 

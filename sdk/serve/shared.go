@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/sluicemail/sluice/sdk/wire"
 )
@@ -33,12 +34,22 @@ func newShared(end *wire.PluginShare, ctx context.Context, server *server) *shar
 	return s
 }
 
+// quick is what an answer may have taken that waits for others, to be sent together with theirs. If the plugin computes for longer, that
+// would hold it back until they have done so too, and spare nothing worth it.
+const quick = time.Millisecond
+
 // send sends a frame. An answer makes room for the next question before the host can see it.
 func (s *shared) send(f *wire.PluginFrame) error {
-	if a := f.GetAnswer(); a != nil {
-		s.mu.Lock()
-		delete(s.open, a.GetId())
-		s.mu.Unlock()
+	a := f.GetAnswer()
+	if a == nil {
+		return s.end.Send(f)
+	}
+	s.mu.Lock()
+	q := s.open[a.GetId()]
+	delete(s.open, a.GetId())
+	s.mu.Unlock()
+	if q == nil || time.Since(q.began) > quick {
+		return s.end.SendAtOnce(f)
 	}
 	return s.end.Send(f)
 }
@@ -124,6 +135,7 @@ func (s *shared) start(q *question) {
 	s.asking.Add(1)
 	go func() {
 		defer s.asking.Done()
+		q.began = time.Now()
 		s.answer(q)
 	}()
 }

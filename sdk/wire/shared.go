@@ -117,14 +117,19 @@ func NewPluginShare(conn net.Conn) *PluginShare {
 	return s
 }
 
-// Send sends a frame. It waits while the host is far behind.
-func (s *PluginShare) Send(f *PluginFrame) error {
+// Send sends a frame, together with what others have to send now. It waits while the host is far behind.
+func (s *PluginShare) Send(f *PluginFrame) error { return s.send(f, s.out.put) }
+
+// SendAtOnce is Send for what must not wait for others that may compute for long.
+func (s *PluginShare) SendAtOnce(f *PluginFrame) error { return s.send(f, s.out.putAtOnce) }
+
+func (s *PluginShare) send(f *PluginFrame, put func(b []byte, wait bool) error) error {
 	var room [256]byte
 	b, err := pluginFrame(room[:], f)
 	if err != nil {
 		return err
 	}
-	return s.out.put(b, true)
+	return put(b, true)
 }
 
 // outbox gathers what several goroutines send, and writes it together: who finds nobody writing lets the others run
@@ -148,27 +153,40 @@ func (o *outbox) init(conn net.Conn, limit int) {
 
 // put sends b, or leaves it to who is writing. Only with `wait` it waits for the other side, while too much waits already.
 func (o *outbox) put(b []byte, wait bool) error {
-	o.mu.Lock()
-	for wait && o.err == nil && o.full(len(b)) {
-		o.room.Wait()
-	}
-	err := o.err
-	if err == nil && o.full(len(b)) {
-		err = ErrFull
-	}
-	if err != nil {
-		o.mu.Unlock()
-		return err
-	}
-	o.waiting = append(o.waiting, b...)
-	write := !o.writing
-	o.writing = true
-	o.mu.Unlock()
+	write, err := o.add(b, wait)
 	if write {
 		runtime.Gosched()
 		o.write()
 	}
-	return nil
+	return err
+}
+
+// putAtOnce is put without letting the others run first.
+func (o *outbox) putAtOnce(b []byte, wait bool) error {
+	write, err := o.add(b, wait)
+	if write {
+		o.write()
+	}
+	return err
+}
+
+// add is put up to the writing. write: that is the caller's.
+func (o *outbox) add(b []byte, wait bool) (write bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for wait && o.err == nil && o.full(len(b)) {
+		o.room.Wait()
+	}
+	if o.err != nil {
+		return false, o.err
+	}
+	if o.full(len(b)) {
+		return false, ErrFull
+	}
+	o.waiting = append(o.waiting, b...)
+	write = !o.writing
+	o.writing = true
+	return write, nil
 }
 
 // full reports whether n octets more are too many. o.mu is held.

@@ -8,7 +8,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -464,6 +466,28 @@ func TestSharedTogether(t *testing.T) {
 	}
 	close(end)
 	<-returned
+}
+
+// TestSharedAtOnce: what is to be sent at once does not wait for whoever computes.
+func TestSharedAtOnce(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	waited := 0
+	for range 20 { // the scheduler may let the other one run by itself, now and then
+		var computed atomic.Bool
+		conn := &busy{before: func(int) {
+			if computed.Load() {
+				waited++
+			}
+		}}
+		plugin := NewPluginShare(conn)
+		go computed.Store(true)
+		if err := plugin.SendAtOnce(scoreOf(1, 1)); err != nil || conn.writes != 1 {
+			t.Errorf("%d writes, %v", conn.writes, err)
+		}
+	}
+	if waited > 10 {
+		t.Errorf("%d of 20 waited", waited)
+	}
 }
 
 // FuzzShared: no octets make one of the ends panic, wait for ever, or change a chunk that it has returned.
