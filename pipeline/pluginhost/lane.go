@@ -51,8 +51,8 @@ type lane struct {
 }
 
 type result struct {
-	answer *wire.Answer
-	err    error // the stream ended
+	answer *wire.Answer // nil: the question was never sent
+	err    error        // the stream ended
 }
 
 // frames are what a lane sends again and again; grpc is done with them when Send returns.
@@ -216,7 +216,7 @@ func (l *lane) put(ctx context.Context, q *Question, ask *wire.Ask, content *con
 		case errors.As(err, &f):
 			l.home.put(l)
 			return v, err
-		case !errors.Is(err, wire.ErrTooLarge):
+		case !errors.Is(err, wire.ErrTooLarge) && !errors.Is(err, errOver):
 			return v, l.notAsked(ctx, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sluicemail/sluice/sdk/wire"
 )
@@ -12,8 +13,12 @@ import (
 // link is a shared connection (sdk/wire, HostShare): it carries the small questions of all lanes of a process.
 type link struct {
 	*wire.HostShare
-	p *process
+	p    *process
+	over atomic.Bool // its reader has told the lanes that it ended, or is about to
 }
+
+// errOver says that a link had ended before a question was put on it.
+var errOver = errors.New("the connection for small questions has ended")
 
 // links is the shared connection of a process, and the next one when that has ended.
 type links struct {
@@ -53,7 +58,7 @@ func (p *process) link() *link {
 	}
 	conn = wire.Quick(conn)
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
-	s.open = &link{wire.NewHostShare(conn, p.lanes), p}
+	s.open = &link{HostShare: wire.NewHostShare(conn, p.lanes), p: p}
 	p.gone.Add(1)
 	go s.open.read(reset)
 	return s.open
@@ -81,6 +86,7 @@ func (k *link) read(reset context.CancelFunc) {
 			}
 		}
 	}
+	k.over.Store(true) // before any lane is told: who puts a question later sees it
 	k.p.links.mu.Lock()
 	if k.p.links.open == k {
 		k.p.links.open = nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ type small struct {
 	then func(end func() (sdk.Verdict, error))
 
 	settled atomic.Bool // somebody ends it: the reader, the alarm, or who withdraws it
+	sending sync.Mutex  // held while it is sent: its Cancel comes later
 }
 
 // fits reports whether a question can be a small one.
@@ -36,24 +38,32 @@ func (p *process) fits(q *Question) bool {
 }
 
 // send puts the question on the link. sent: the lane is the question's from then on, and `then` is called. Otherwise the error is
-// wire.ErrTooLarge (the content is as it was), a *Failure, or says that the link is gone.
+// wire.ErrTooLarge or errOver (the content is as it was), a *Failure, or says that the link is gone.
 func (s *small) send(ask *wire.Ask) (sent bool, err error) {
 	l := s.lane
+	s.sending.Lock()
 	l.mu.Lock()
-	l.count++
+	if l.count++; l.count == 0 { // after 4 billion of them; 0 would be nobody's on the first lane
+		l.count = 1
+	}
 	s.id = idOf(l.index, l.count)
 	l.waiting, l.source, l.body, l.small = s.id, s.link, s.body, s
 	l.alarm.instead = s.expire
 	l.alarm.arm(s.ctx, nil)
 	l.mu.Unlock()
 	ask.Id = s.id
-	err = s.link.Ask(ask, s.content, int(s.content.length))
+	err = errOver
+	if !s.link.over.Load() {
+		err = s.link.Ask(ask, s.content, int(s.content.length))
+	}
+	s.sending.Unlock()
 	if err == nil {
 		l.p.moves.Add(1)
 		return true, nil
 	}
-	if !s.settle() {
-		return true, nil // its end came first
+	if !s.settle() { // its end came first
+		l.deliver(s.link, s.id, result{}) // and who gave it up waits for no answer to what the plugin never saw
+		return true, nil
 	}
 	l.forget()
 	l.alarm.disarm()
@@ -150,6 +160,8 @@ func (s *small) giveUp() error {
 func (s *small) cancelled() {
 	l := s.lane
 	defer l.p.gone.Done()
+	s.sending.Lock() // whoever reads the message may be slow, which is no fault of the plugin
+	s.sending.Unlock()
 	_ = s.link.Cancel(s.id) // if the link is gone, so is the question
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -161,9 +173,10 @@ func (s *small) cancelled() {
 		r = <-l.result // at the latest when the process ends
 		l.p.lost.Add(-1)
 	}
-	if r.err != nil {
+	switch {
+	case r.err != nil:
 		l.p.runner.awaitDeath(nil)
-	} else {
+	case r.answer != nil:
 		l.p.resets.Store(0)
 	}
 	l.home.put(l)
