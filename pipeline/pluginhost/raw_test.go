@@ -57,8 +57,13 @@ func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.Desc
 		d.Changes = []wire.ChangeKind{wire.ChangeKind_CHANGE_KIND_REPLACE_BODY}
 	case "raw-elsewhere-path", "raw-elsewhere-link", "raw-elsewhere-climb":
 		d.LaneSocket = elsewhere(strings.TrimPrefix(p.name, "raw-elsewhere-"))
+	case "raw-shared-foreign-body", "raw-shared-endless-body":
+		d.Changes = []wire.ChangeKind{wire.ChangeKind_CHANGE_KIND_REPLACE_BODY}
 	case "raw-slow-describe":
 		time.Sleep(time.Hour)
+	}
+	if how, ok := strings.CutPrefix(p.name, "raw-shared-"); ok {
+		d.SharedSocket = listenShared(how)
 	}
 	return d, nil
 }
@@ -107,6 +112,9 @@ func (p *rawPlugin) Lane(stream wire.Plugin_LaneServer) error {
 		if e := f.GetEnd(); e != nil {
 			if strings.HasPrefix(p.name, "raw-body-") {
 				p.body(stream, e.GetId())
+			}
+			if strings.HasPrefix(p.name, "raw-shared-") {
+				answer(e.GetId(), 2)
 			}
 			switch p.name {
 			case "raw-prints": // through go-plugin's pipes, far more than they hold
