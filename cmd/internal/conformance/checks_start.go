@@ -21,7 +21,9 @@ func none(context.Context, *run) (*process, error) { return nil, nil }
 
 // checks lists all checks in their order.
 func checks() []check {
-	return slices.Concat(startChecks(), questionChecks(), laneChecks(), endChecks())
+	end := endChecks()
+	after := slices.IndexFunc(end, func(c check) bool { return c.after })
+	return slices.Concat(startChecks(), questionChecks(), laneChecks(), end[:after], wiredChecks(), end[after:])
 }
 
 // startChecks are about sections 1 and 2. The first three of them decide whether the others can be made at all.

@@ -2,7 +2,8 @@
 //
 // It starts the plugin as the server does, enclosed in the same way, and speaks the protocol's frames itself, because most
 // of what it tries no honest host would do: it cancels in the middle, goes on sending after the answer, mixes in frames of
-// other questions, resets lanes, asks about 50 MB and 10,000 recipients, kills the process and starts it again.
+// other questions, resets lanes, asks about 50 MB and 10,000 recipients, kills the process and starts it again. A plugin that
+// names sockets of its own, for direct lanes or a shared connection, is asked there too, and has to answer as on a lane of gRPC.
 //
 // # What it promises
 //

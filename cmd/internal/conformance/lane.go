@@ -132,8 +132,21 @@ func (l *lane) frame(f *wire.PluginFrame) {
 // begin sends an Ask with the next id. deadline zero is none.
 func (l *lane) begin(phase wire.Phase, m *message, event *wire.Event, deadline time.Time) error {
 	l.id, l.over = l.id+1, false
-	q := question{id: l.id, phase: phase, to: make(map[string]bool)}
-	ask := &wire.Ask{Id: l.id, Phase: phase, Envelope: envelope(phase, m), Event: event}
+	ask, q := l.r.question(l.id, phase, m, event, deadline)
+	l.mu.Lock()
+	l.current, l.stray = q, ""
+	select {
+	case <-l.answers:
+	default:
+	}
+	l.mu.Unlock()
+	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: ask}})
+}
+
+// question makes an Ask, and what is known about it. deadline zero is none.
+func (*run) question(id uint64, phase wire.Phase, m *message, event *wire.Event, deadline time.Time) (*wire.Ask, question) {
+	q := question{id: id, phase: phase, to: make(map[string]bool)}
+	ask := &wire.Ask{Id: id, Phase: phase, Envelope: envelope(phase, m), Event: event}
 	if phase >= wire.Phase_PHASE_CONTENT {
 		ask.Size = m.size
 	}
@@ -143,14 +156,7 @@ func (l *lane) begin(phase wire.Phase, m *message, event *wire.Event, deadline t
 	if !deadline.IsZero() {
 		ask.DeadlineUnixNano = deadline.UnixNano()
 	}
-	l.mu.Lock()
-	l.current, l.stray = q, ""
-	select {
-	case <-l.answers:
-	default:
-	}
-	l.mu.Unlock()
-	return l.send(&wire.HostFrame{Frame: &wire.HostFrame_Ask{Ask: ask}})
+	return ask, q
 }
 
 // envelope is what is known in a phase.

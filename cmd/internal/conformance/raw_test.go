@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,9 @@ import (
 type rawPlugin struct {
 	wire.UnimplementedPluginServer
 	grpc_health_v1.UnimplementedHealthServer
-	name string
-	open atomic.Int32
+	name    string
+	open    atomic.Int32
+	sockets sync.Once
 }
 
 const rawLanes = 3
@@ -84,6 +86,12 @@ func (p *rawPlugin) Describe(context.Context, *wire.DescribeRequest) (*wire.Desc
 	d := &wire.DescribeResponse{Name: "raw", Version: "0", Phases: []wire.Phase{4}, Want: wire.Want_WANT_ALL, MaxLanes: rawLanes}
 	if p.name == "phase" {
 		d.Phases = []wire.Phase{77}
+	}
+	switch {
+	case strings.HasPrefix(p.name, "direct-"):
+		d.LaneSocket = p.listen()
+	case strings.HasPrefix(p.name, "shared-"):
+		d.SharedSocket = p.listen()
 	}
 	return d, nil
 }
