@@ -20,10 +20,11 @@
 //
 // # Words
 //
-// A process is one run of a plugin. A lane is one gRPC stream of questions; a slot
-// is the right to have a lane. A lane that did not answer a Cancel within a second is
-// reset and its slot is lost until the plugin shows that the old handler ended, which
-// it does by starting a new one (sends headers). A suspect is a message that was in a
+// A process is one run of a plugin. A lane is a slot: the right to have one question at a time with the plugin. Where
+// the plugin can be asked so, small questions of all lanes travel on one connection, the link; the others, and all of a plugin
+// that has no link, on a stream of the lane's own, of gRPC or a direct one. A slot whose question was not answered within a second of
+// its Cancel is lost until the plugin shows that the handler ended: on the link by the late answer, on a stream,
+// which is reset, by starting a new handler (sends headers). A suspect is a message that was in a
 // process when it died; it is asked about again alone in a cell, a second
 // process that has first answered a harmless control question. What dies on the control
 // is a broken plugin; what dies on the suspect convicts it (RULES C3).
@@ -44,7 +45,7 @@
 // a handler whose stream it reset has returned. sdk/serve refuses a lane while the old handler runs; a worker pool
 // lets it wait.
 //
-// Small questions are sent by the asking goroutine: less than what grpc takes for a stream without waiting. Larger
+// Small questions are sent by the asking goroutine: on the link nobody waits, and on a stream it is less than what grpc takes without waiting. Larger
 // ones by a goroutine of their own, so that Ask keeps its time while a plugin does not read.
 //
 // A plugin's socket has to be a unix socket in the directory that we made: a TCP port is open to everybody on the
