@@ -46,7 +46,7 @@ const (
 // DefaultConfig returns the defaults of a table.
 func DefaultConfig() Config {
 	return Config{
-		Timeout: units.Of(10 * time.Second), Lanes: 8, Mode: Enforce, Memory: 1 << 30,
+		Timeout: units.Of(10 * time.Second), Lanes: 16, Mode: Enforce, Memory: 1 << 30,
 		BreakerFailures: 10, BreakerWait: units.Of(30 * time.Second),
 	}
 }

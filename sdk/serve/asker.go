@@ -26,6 +26,7 @@ type question struct {
 	answered chan struct{} // closed before the answer is sent
 	began    time.Time     // that it is asked; on a shared connection
 	handed   bool          // who asks it was the reader, and is no more; of lane.mu
+	content  *[]byte       // of shared: what the body has, to be used again
 }
 
 // asker asks the plugin, and sends what it says to where the question came from.

@@ -3,6 +3,7 @@ package serve
 import (
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -16,7 +17,7 @@ type processors struct {
 	used  func() time.Duration // processor time of the process so far
 	one   func()
 	all   func()
-	many  bool
+	many  atomic.Bool
 	last  time.Duration
 	since time.Time
 	quiet int // looks in a row at which one would have been enough
@@ -52,18 +53,22 @@ func (p *processors) look(now time.Time) {
 	p.last, p.since = used, now
 	switch {
 	case fresh:
-	case !p.many && share > muchTime:
-		p.many, p.quiet = true, 0
+	case !p.many.Load() && share > muchTime:
+		p.many.Store(true)
+		p.quiet = 0
 		p.all()
 	case share > littleTime:
 		p.quiet = 0
-	case p.many:
+	case p.many.Load():
 		if p.quiet++; p.quiet >= quietLooks {
-			p.many = false
+			p.many.Store(false)
 			p.one()
 		}
 	}
 }
+
+// single reports whether the process keeps to one processor.
+func (p *processors) single() bool { return p != nil && !p.many.Load() }
 
 func usedTime() time.Duration {
 	var u syscall.Rusage

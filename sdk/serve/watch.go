@@ -14,18 +14,23 @@ type watch struct {
 	processors *processors // of look alone; nil: as they are
 
 	mu    sync.Mutex
-	lanes map[*lane]bool
+	lanes map[attended]bool
 }
 
-func newWatch() *watch { return &watch{lanes: make(map[*lane]bool)} }
+// attended is what the watch looks at: a lane, or a shared connection.
+type attended interface {
+	lookAgain(now time.Time) (busy bool)
+}
 
-func (w *watch) add(l *lane) {
+func newWatch() *watch { return &watch{lanes: make(map[attended]bool)} }
+
+func (w *watch) add(l attended) {
 	w.mu.Lock()
 	w.lanes[l] = true
 	w.mu.Unlock()
 }
 
-func (w *watch) remove(l *lane) {
+func (w *watch) remove(l attended) {
 	w.mu.Lock()
 	delete(w.lanes, l)
 	w.mu.Unlock()

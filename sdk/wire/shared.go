@@ -8,6 +8,8 @@ import (
 	"net"
 	"runtime"
 	"sync"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // A shared connection, to DescribeResponse.shared_socket, carries small questions of many lanes at once. The frames are those of a
@@ -107,7 +109,8 @@ func (s *HostShare) Cancel(id uint64) error {
 // PluginShare is the plugin's end of a shared connection.
 type PluginShare struct {
 	pluginConn
-	out outbox
+	out  outbox
+	last int // octets of the frame that Recv returned
 }
 
 // NewPluginShare takes a connection over.
@@ -122,6 +125,54 @@ func (s *PluginShare) Send(f *PluginFrame) error { return s.send(f, s.out.put) }
 
 // SendAtOnce is Send for what must not wait for others that may compute for long.
 func (s *PluginShare) SendAtOnce(f *PluginFrame) error { return s.send(f, s.out.putAtOnce) }
+
+// Gather is Send for who will Flush soon.
+func (s *PluginShare) Gather(f *PluginFrame) error { return s.send(f, s.out.gather) }
+
+// Flush writes what was gathered.
+func (s *PluginShare) Flush() { s.out.flush() }
+
+// Recv waits for a frame. The octets of a Chunk are there until the next Recv.
+func (s *PluginShare) Recv() (*HostFrame, error) {
+	_, _ = s.r.Discard(s.last) // it was read
+	s.last = 0
+	head, err := s.r.Peek(lengthSize)
+	if err != nil {
+		return nil, s.cut(err)
+	}
+	n := binary.BigEndian.Uint32(head)
+	if n > MaxShared-lengthSize {
+		return nil, fmt.Errorf("a frame of %d octets, expected at most %d", n, MaxShared-lengthSize)
+	}
+	b, err := s.r.Peek(lengthSize + int(n))
+	if err != nil {
+		return nil, s.cut(err)
+	}
+	s.last = len(b)
+	b = b[lengthSize:]
+	f := new(HostFrame)
+	if unmarshalPiece(b, f, false) || parseAsk(b, f) {
+		return f, nil
+	}
+	return f, proto.Unmarshal(b, f)
+}
+
+// cut is the error of a read that ended in the middle of a frame.
+func (s *PluginShare) cut(err error) error {
+	if err == io.EOF && s.r.Buffered() > 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// More reports whether another whole frame has been read already, so that Recv does not wait. It is for who receives.
+func (s *PluginShare) More() bool {
+	if s.r.Buffered() <= s.last+lengthSize {
+		return false
+	}
+	b, err := s.r.Peek(s.last + lengthSize)
+	return err == nil && uint64(s.r.Buffered()) >= uint64(len(b))+uint64(binary.BigEndian.Uint32(b[s.last:]))
+}
 
 func (s *PluginShare) send(f *PluginFrame, put func(b []byte, wait bool) error) error {
 	var room [256]byte
@@ -168,6 +219,28 @@ func (o *outbox) putAtOnce(b []byte, wait bool) error {
 		o.write()
 	}
 	return err
+}
+
+// gather is put without writing, which flush does; or who is writing.
+func (o *outbox) gather(b []byte, wait bool) error {
+	o.mu.Lock()
+	if o.err != nil || o.full(len(b)) {
+		o.mu.Unlock()
+		return o.put(b, wait)
+	}
+	o.waiting = append(o.waiting, b...)
+	o.mu.Unlock()
+	return nil
+}
+
+func (o *outbox) flush() {
+	o.mu.Lock()
+	write := !o.writing && len(o.waiting) > 0
+	o.writing = o.writing || write
+	o.mu.Unlock()
+	if write {
+		o.write()
+	}
 }
 
 // add is put up to the writing. write: that is the caller's.

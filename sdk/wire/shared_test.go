@@ -62,7 +62,7 @@ func receive(s *PluginShare) (q received, err error) {
 		if c.GetId() != q.ask.GetId() {
 			return q, fmt.Errorf("a Chunk of %d within %d", c.GetId(), q.ask.GetId())
 		}
-		q.data = c.GetData()
+		q.data = bytes.Clone(c.GetData())
 		if f, err = s.Recv(); err != nil {
 			return q, err
 		}
@@ -505,18 +505,18 @@ func FuzzShared(f *testing.F) {
 	f.Add(append([]byte("\x00\x00\x00\x00"), answers.Bytes()...))
 	f.Fuzz(func(t *testing.T, octets []byte) {
 		plugin := NewPluginShare(&reading{r: iotest.OneByteReader(bytes.NewReader(octets))})
-		var got, copies [][]byte
+		lane := NewPluginEnd(&reading{r: bytes.NewReader(octets)})
 		for {
 			frame, err := plugin.Recv()
+			want, wantErr := lane.Recv()
 			if err != nil {
+				if wantErr == nil && proto.Size(want) <= MaxShared-lengthSize {
+					t.Fatalf("%v in place of %.100s", err, want)
+				}
 				break
 			}
-			data := frame.GetChunk().GetData()
-			got, copies = append(got, data), append(copies, bytes.Clone(data))
-		}
-		for i := range got {
-			if !bytes.Equal(got[i], copies[i]) {
-				t.Fatalf("chunk %d became another one", i)
+			if wantErr != nil || !proto.Equal(frame, want) {
+				t.Fatalf("%.100s, a lane has %.100s, %v", frame, want, wantErr)
 			}
 		}
 		host := NewHostShare(&reading{r: bytes.NewReader(octets)}, 1)

@@ -21,7 +21,7 @@ func TestLoadPlugins(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := c.Plugin["a"]
-	if p == nil || p.Name != "a" || p.Command[0] != filepath.Join(filepath.Dir(name), "a") || p.Read[0] != filepath.Dir(name) || p.Lanes != 8 {
+	if p == nil || p.Name != "a" || p.Command[0] != filepath.Join(filepath.Dir(name), "a") || p.Read[0] != filepath.Dir(name) || p.Lanes != 16 {
 		t.Errorf("%+v", p)
 	}
 	if got := c.PluginProblem("a", "words", "no").String(); !strings.Contains(got, "plugin.toml:5: plugin.a.config.words: no") {
