@@ -180,7 +180,7 @@ func TestPluginThatTakesTheDeadline(t *testing.T) {
 		ask(&Panel{Stage: StageAntiSpam, Default: sdk.Accept, Askers: []Asker{first}}),
 		ask(&Panel{Stage: StageAntiVirus, Default: sdk.Defer, Askers: []Asker{second}}),
 		stageFunc(func(ctx context.Context, _ *Message) error { return ctx.Err() }))
-	b.Deadline = 300 * time.Millisecond
+	b.Deadline = 2 * time.Second // what is left to the last stage is a twentieth
 	m := b.message(t, sdk.Stranger, "a@example.test")
 	if result := b.Submit(context.Background(), m); !result.Committed {
 		t.Errorf("%v; the trace says %s", result.Reply, ends(m))

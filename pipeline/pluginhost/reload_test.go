@@ -265,3 +265,27 @@ func TestReloadPutBack(t *testing.T) {
 		})
 	}
 }
+
+// TestReloadWaits: a version that has to be alone waits for the questions of the one before, and that is not counted as time of its start.
+func TestReloadWaits(t *testing.T) {
+	t.Parallel()
+	h := newReloadHarness(t, "overlap", func(c *Config, o *Options) { c.Timeout, o.StartTimeout = units.Of(20*time.Second), 3*time.Second })
+	old := h.Plugin
+	answered := make(chan error, 1)
+	go func() {
+		_, _, err := old.Ask(context.Background(), message("do: sleep 4s\r\n\r\n"))
+		answered <- err
+	}()
+	eventually(t, "it is asked", 3*time.Second, func() bool { return old.stats.inFlight.Load() == 1 })
+	next := old.Config()
+	next.Builtin = "plain2"
+	if err := h.host.Reload(t.Context(), []Config{next}); err != nil {
+		t.Error(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("the question of before: %v", err)
+	}
+	if v, _, err := h.host.Plugin("t").Ask(t.Context(), message("do: version\r\n\r\n")); err != nil || v.Tags["version"] != "2" {
+		t.Errorf("%+v %v", v, err)
+	}
+}

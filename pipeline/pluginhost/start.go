@@ -59,9 +59,10 @@ func offered(versions []int) map[int]goplugin.PluginSet {
 	return sets
 }
 
-// start runs the program through handshake, Describe and Configure.
-func (l *launch) start(ctx context.Context) (*process, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.options.StartTimeout)
+// start runs the program through handshake, Describe and Configure. What the one before takes to end (launch.described) is not
+// counted as time of the start.
+func (l *launch) start(all context.Context) (*process, error) {
+	ctx, cancel := context.WithTimeout(all, l.options.StartTimeout)
 	defer cancel()
 	spec, err := l.spec()
 	if err != nil {
@@ -110,7 +111,16 @@ func (l *launch) start(ctx context.Context) (*process, error) {
 	}
 	p := &process{runner: run, buffers: l.buffers, log: l.log.With("pid", run.pid), started: time.Now()}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	if err := p.connect(ctx, address, l); err != nil {
+	err = p.connect(ctx, address, l)
+	if err == nil {
+		if l.described != nil {
+			l.described(&p.manifest)
+		}
+		ctx, cancel := context.WithTimeout(all, l.options.StartTimeout)
+		defer cancel()
+		err = p.begin(ctx, l)
+	}
+	if err != nil {
 		p.kill("start failed")
 		run.waitDead()
 		p.end()
@@ -174,6 +184,7 @@ func startError(err error, run *runner, out *output) error {
 	return errors.New(text)
 }
 
+// connect connects to the process and has it describe itself.
 func (p *process) connect(ctx context.Context, address net.Addr, l *launch) error {
 	conn, err := grpc.NewClient("passthrough:plugin",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -208,9 +219,11 @@ func (p *process) connect(ctx context.Context, address net.Addr, l *launch) erro
 	if err != nil {
 		return &badSettings{fmt.Errorf("describe: %w", err)}
 	}
-	if l.described != nil {
-		l.described(&p.manifest)
-	}
+	return nil
+}
+
+// begin configures the plugin and makes its lanes.
+func (p *process) begin(ctx context.Context, l *launch) error {
 	p.lanes = l.config.Lanes
 	if p.manifest.MaxLanes > 0 {
 		p.lanes = min(p.lanes, p.manifest.MaxLanes)
