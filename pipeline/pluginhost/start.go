@@ -74,32 +74,7 @@ func (l *launch) start(all context.Context) (*process, error) {
 	}
 	out := newOutput(l.log)
 	var started atomic.Pointer[runner]
-	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: goplugin.HandshakeConfig{
-			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
-		},
-		VersionedPlugins: offered(wire.Versions()),
-		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
-		StartTimeout:     l.options.StartTimeout,
-		SkipHostEnv:      true,
-		Logger:           hclog.NewNullLogger(),
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: sockets},
-		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (gprunner.Runner, error) {
-			wrapped, err := spec.command(l, cmd.Env, socketDir)
-			if err != nil {
-				return nil, errors.Join(err, os.RemoveAll(socketDir))
-			}
-			run := newRunner(wrapped, socketDir, l.threads, out)
-			if l.groups != nil {
-				if run.group, run.groupDir, err = l.groups.make(l.config.Name+l.role, int64(l.config.Memory)); err != nil {
-					return nil, errors.Join(err, os.RemoveAll(socketDir))
-				}
-				wrapped.SysProcAttr.UseCgroupFD, wrapped.SysProcAttr.CgroupFD = true, int(run.groupDir.Fd())
-			}
-			started.Store(run)
-			return started.Load(), nil
-		},
-	})
+	client := l.client(spec, sockets, out, &started)
 	address, err := startWithin(ctx, client, func() {
 		if run := started.Load(); run != nil {
 			_ = run.Kill(ctx)
@@ -132,6 +107,36 @@ func (l *launch) start(all context.Context) (*process, error) {
 	go p.carryOutput(out)
 	go p.watchHealth(l.options.HealthEvery, l.options.HealthTimeout)
 	return p, nil
+}
+
+// client is go-plugin's, for one process; started is told it.
+func (l *launch) client(spec *execSpec, sockets string, out *output, started *atomic.Pointer[runner]) *goplugin.Client {
+	return goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig: goplugin.HandshakeConfig{
+			ProtocolVersion: wire.ProtocolVersion, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue,
+		},
+		VersionedPlugins: offered(wire.Versions()),
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		StartTimeout:     l.options.StartTimeout,
+		SkipHostEnv:      true,
+		Logger:           hclog.NewNullLogger(),
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: sockets},
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (gprunner.Runner, error) {
+			wrapped, err := spec.command(l, cmd.Env, socketDir)
+			if err != nil {
+				return nil, errors.Join(err, os.RemoveAll(socketDir))
+			}
+			run := newRunner(wrapped, socketDir, l.threads, out)
+			if l.groups != nil {
+				if run.group, run.groupDir, err = l.groups.make(l.config.Name+l.role, int64(l.config.Memory)); err != nil {
+					return nil, errors.Join(err, os.RemoveAll(socketDir))
+				}
+				wrapped.SysProcAttr.UseCgroupFD, wrapped.SysProcAttr.CgroupFD = true, int(run.groupDir.Fd())
+			}
+			started.Store(run)
+			return started.Load(), nil
+		},
+	})
 }
 
 // startWithin waits for the handshake, or for the end of ctx.

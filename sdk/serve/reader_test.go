@@ -67,11 +67,7 @@ func warm(t *testing.T, p *speaker, lanes int) (h *host, done chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h = &host{
-		t: t, HostShare: wire.NewHostShare(wire.Quick(conn), lanes), bodies: map[uint64][]byte{},
-		answers: map[uint64]chan *wire.Answer{}, ended: make(chan struct{}),
-	}
-	go h.read()
+	h = newHost(t, conn, lanes)
 	t.Cleanup(func() {
 		_ = h.Close()
 		_ = l.Close()

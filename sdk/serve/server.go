@@ -164,12 +164,10 @@ func (s *server) Lane(stream wire.Plugin_LaneServer) error {
 func (s *server) enter() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.closing:
-		return status.Error(codes.Unavailable, "the plugin is ending")
-	case !s.ready:
-		return status.Error(codes.FailedPrecondition, "lane before configure")
-	case s.open >= s.lanes:
+	if err := s.serving(); err != nil {
+		return err
+	}
+	if s.open >= s.lanes {
 		return status.Error(codes.ResourceExhausted, "all lanes are taken")
 	}
 	s.open++
@@ -181,13 +179,21 @@ func (s *server) enter() error {
 func (s *server) enterShared() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.serving(); err != nil {
+		return err
+	}
+	s.running++
+	return nil
+}
+
+// serving says why there can be no questions. s.mu is held.
+func (s *server) serving() error {
 	switch {
 	case s.closing:
 		return status.Error(codes.Unavailable, "the plugin is ending")
 	case !s.ready:
-		return status.Error(codes.FailedPrecondition, "question before configure")
+		return status.Error(codes.FailedPrecondition, "lane before configure")
 	}
-	s.running++
 	return nil
 }
 

@@ -51,11 +51,15 @@ func (c *client) share(lanes int) *host {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	return newHost(c.t, conn, lanes)
+}
+
+func newHost(t *testing.T, conn net.Conn, lanes int) *host {
 	h := &host{
-		t: c.t, HostShare: wire.NewHostShare(wire.Quick(conn), lanes), bodies: map[uint64][]byte{},
+		t: t, HostShare: wire.NewHostShare(wire.Quick(conn), lanes), bodies: map[uint64][]byte{},
 		answers: map[uint64]chan *wire.Answer{}, ended: make(chan struct{}),
 	}
-	c.t.Cleanup(func() { _ = h.Close() })
+	t.Cleanup(func() { _ = h.Close() })
 	go h.read()
 	return h
 }
